@@ -1,0 +1,157 @@
+# tlsagent: build, run, test, install. One file, read it in one go.
+#
+#   make          build everything into $(BUILD)
+#   make run      install what is missing, build, start the agent and a demo HTTPS server
+#   make check    install what is missing, build, run every test
+#   make help     the other targets
+
+VERSION := 0.1.0
+BUILD   ?= build
+PREFIX  ?= /usr/local
+SYSCONFDIR ?= /etc
+CC      ?= cc
+
+WARNINGS := -Wall -Wextra -Werror -Wshadow -Wmissing-prototypes -Wstrict-prototypes -Wpointer-arith \
+            -Wwrite-strings -Wvla -Wformat=2
+HARDEN   := -fstack-protector-strong -fstack-clash-protection -fcf-protection -U_FORTIFY_SOURCE \
+            -D_FORTIFY_SOURCE=2
+OPT      ?= -O2
+ifdef SAN # make SAN=1: AddressSanitizer and UndefinedBehaviorSanitizer (see check-asan)
+HARDEN   := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -DSANITIZED
+OPT      := -O1
+LDFLAGS  += -fsanitize=address,undefined
+endif
+CFLAGS   ?= $(OPT) -g
+CPPFLAGS += -I. -D_GNU_SOURCE -DTLSAGENT_VERSION='"$(VERSION)"' -DTLSAGENT_SYSCONFDIR='"$(SYSCONFDIR)"'
+COMPILE   = $(CC) -std=c11 $(CPPFLAGS) $(CFLAGS) $(HARDEN) $(WARNINGS) -fPIC -fvisibility=hidden -pthread -MMD -MP
+LINK      = $(CC) $(CFLAGS) $(LDFLAGS) -pie -pthread -Wl,-z,relro,-z,now,-z,noexecstack
+
+PROTOCOL := $(patsubst %.c,$(BUILD)/%.o,$(wildcard protocol/*.c))
+SANDBOX  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard sandbox/*.c))
+AGENT    := $(patsubst %.c,$(BUILD)/%.o,$(filter-out agent/main.c,$(wildcard agent/*.c))) $(BUILD)/build_id.o
+CLIENT   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard client/*.c))
+TOOL     := $(patsubst %.c,$(BUILD)/%.o,$(wildcard client/tool/*.c))
+EXAMPLES := $(patsubst client/examples/%.c,$(BUILD)/examples/%,$(wildcard client/examples/*.c))
+UNIT     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c))
+HOSTILE  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/hostile/test_*.c))
+PEERS    := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/peers/*.c))
+
+AGENT_LIBS  := -lssl -lcrypto -lseccomp -lconfuse
+CLIENT_LIBS := -lcrypto
+CHECK_LIBS   = $(shell pkg-config --libs check)
+
+.PHONY: all run deps check check-unit check-e2e check-asan check-all fuzz lint format install clean help
+all: $(BUILD)/tlsagentd $(BUILD)/tlsagent $(BUILD)/libtlsagent.so.0 $(BUILD)/libtlsagent.a \
+     $(BUILD)/tlsagent.pc $(EXAMPLES)
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(COMPILE) -c $< -o $@
+
+# The build id: every process of one agent must have the same.
+$(BUILD)/build_id.c: $(sort $(wildcard protocol/*.[ch] sandbox/*.[ch] agent/*.[ch])) Makefile
+	@mkdir -p $(@D)
+	@id=$$(cat $(filter-out Makefile,$^) | sha256sum | cut -c1-16); \
+	printf '#include "agent/roles.h"\nconst char role_build_id[] = "$(VERSION)-%s";\n' $$id > $@
+$(BUILD)/build_id.o: $(BUILD)/build_id.c
+	$(COMPILE) -c $< -o $@
+
+$(BUILD)/tlsagentd: $(BUILD)/agent/main.o $(AGENT) $(SANDBOX) $(PROTOCOL)
+	$(LINK) $^ -o $@ $(AGENT_LIBS)
+
+# The library: protocol and sandbox code is inside it, invisible (client/libtlsagent.map).
+$(BUILD)/libtlsagent.so.0: $(CLIENT) $(PROTOCOL) client/libtlsagent.map
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -pthread -Wl,-soname,libtlsagent.so.0 -Wl,-z,relro,-z,now \
+	    -Wl,--version-script=client/libtlsagent.map $(CLIENT) $(PROTOCOL) -o $@ $(CLIENT_LIBS)
+	ln -sf libtlsagent.so.0 $(BUILD)/libtlsagent.so
+$(BUILD)/libtlsagent.a: $(CLIENT) $(PROTOCOL)
+	rm -f $@
+	$(AR) rcs $@ $^
+$(BUILD)/tlsagent.pc: client/tlsagent.pc.in Makefile
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
+
+$(BUILD)/tlsagent: $(TOOL) $(BUILD)/libtlsagent.a
+	$(LINK) $^ -o $@ $(CLIENT_LIBS)
+$(BUILD)/examples/%: $(BUILD)/client/examples/%.o $(BUILD)/libtlsagent.a
+	@mkdir -p $(@D)
+	$(LINK) $^ -o $@ $(CLIENT_LIBS)
+
+# Tests. Unit and hostile tests link everything but main().
+TESTED := $(AGENT) $(CLIENT) $(SANDBOX) $(PROTOCOL)
+$(BUILD)/libtested.a: $(TESTED)
+	rm -f $@
+	$(AR) rcs $@ $^
+$(UNIT) $(HOSTILE): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtested.a
+	$(LINK) $^ -o $@ $(CHECK_LIBS) $(AGENT_LIBS)
+$(PEERS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtlsagent.a
+	$(LINK) $^ -o $@ -lssl $(CLIENT_LIBS)
+
+run:
+	@contrib/debian/install-deps run
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) tests/demo.sh
+
+check:
+	@contrib/debian/install-deps check
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) tests/run.sh check
+
+check-unit: all $(UNIT) $(HOSTILE)
+	@BUILD=$(BUILD) tests/run.sh unit hostile
+
+check-e2e: all $(PEERS)
+	@BUILD=$(BUILD) tests/run.sh e2e interop
+
+check-asan:
+	@contrib/debian/install-deps check
+	@$(MAKE) --no-print-directory SAN=1 BUILD=$(BUILD)-asan all
+	@BUILD=$(BUILD)-asan SANITIZED=1 tests/run.sh check
+
+check-all: check check-asan
+	@BUILD=$(BUILD) tests/run.sh soak
+
+test-programs: $(UNIT) $(HOSTILE) $(PEERS)
+.PHONY: test-programs
+
+lint:
+	@contrib/debian/install-deps lint
+	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
+	    -I. -D_GNU_SOURCE --suppress=missingIncludeSystem agent client protocol sandbox
+	clang-tidy --quiet --warnings-as-errors='*' $(wildcard agent/*.c client/*.c client/tool/*.c client/examples/*.c protocol/*.c sandbox/*.c) \
+	    -- -std=c11 $(CPPFLAGS)
+	clang-format --dry-run --Werror $$(git ls-files '*.[ch]')
+	@tests/layering.sh
+
+format:
+	clang-format -i $$(git ls-files '*.[ch]')
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig \
+	    $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man3 \
+	    $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(SYSCONFDIR)/tlsagent
+	install -m 755 $(BUILD)/tlsagentd $(DESTDIR)$(PREFIX)/sbin/
+	install -m 755 $(BUILD)/tlsagent $(DESTDIR)$(PREFIX)/bin/
+	install -m 755 $(BUILD)/libtlsagent.so.0 $(DESTDIR)$(PREFIX)/lib/
+	ln -sf libtlsagent.so.0 $(DESTDIR)$(PREFIX)/lib/libtlsagent.so
+	install -m 644 $(BUILD)/libtlsagent.a $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 $(BUILD)/tlsagent.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
+	install -m 644 client/tlsagent.h $(DESTDIR)$(PREFIX)/include/
+	install -m 644 client/tool/tlsagent.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 644 client/libtlsagent.3 $(DESTDIR)$(PREFIX)/share/man/man3/
+	install -m 644 agent/tlsagentd.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/
+	install -m 644 agent/tlsagentd.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+
+clean:
+	rm -rf $(BUILD) $(BUILD)-asan
+
+help:
+	@echo 'make              build with hardening flags'
+	@echo 'make run          everything on a fresh machine: install, build, demo identity, agent, HTTPS server'
+	@echo 'make check        everything on a fresh machine: install, build, all tests (minutes)'
+	@echo 'make check-asan   the same tests under AddressSanitizer and UBSan'
+	@echo 'make check-all    check, check-asan and the long ones'
+	@echo 'make lint         clang-tidy, cppcheck, clang-format, layering'
+	@echo 'make format       clang-format in place'
+	@echo 'make install      DESTDIR= PREFIX=$(PREFIX)'
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

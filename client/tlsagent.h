@@ -1,0 +1,186 @@
+/*
+ * tlsagent.h: the whole public surface of libtlsagent.
+ *
+ * A program hands the agent a connected socket; the agent does the TLS handshake with keys that the
+ * program can never read; the program goes on with the same socket and reads and writes plaintext
+ * here.
+ *
+ * Errors: functions that return int or ssize_t return -1 and leave a text in the connection's (or
+ * handle's) error object, see tlsagent_error(). Functions on non-blocking sockets may also return
+ * TLSAGENT_WANT_POLLIN or TLSAGENT_WANT_POLLOUT: poll, then make the same call again.
+ * Nothing here ever raises SIGPIPE.
+ *
+ * Threads: one handle per thread. A finished connection may be used from any one thread at a time.
+ * Fork: a child must not use its parent's connections; it gets a clear error, no byte is written.
+ */
+#ifndef TLSAGENT_H
+#define TLSAGENT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define TLSAGENT_WANT_POLLIN  -2
+#define TLSAGENT_WANT_POLLOUT -3
+
+/* Hand-back forms, for tlsagent_set_forms(). */
+#define TLSAGENT_FORM_RECORDS 1 /* TLS records are sealed and opened in this process */
+
+/* Codes of the last error. */
+enum tlsagent_error_code {
+    TLSAGENT_OK = 0,
+    TLSAGENT_E_MEMORY,
+    TLSAGENT_E_ARGUMENT,      /* the caller's mistake */
+    TLSAGENT_E_AGENT,         /* the agent cannot be reached, or went away */
+    TLSAGENT_E_NOT_PERMITTED, /* no such context, or not for this user */
+    TLSAGENT_E_BUSY,          /* a limit of the agent was reached: try again later */
+    TLSAGENT_E_DEADLINE,      /* the peer did not finish the handshake in time */
+    TLSAGENT_E_CLOSED,        /* the peer closed or reset the connection */
+    TLSAGENT_E_TRUNCATED,     /* the peer's data ended without close_notify: it may be incomplete */
+    TLSAGENT_E_ALERT,         /* the peer sent a fatal alert */
+    TLSAGENT_E_HANDSHAKE,     /* the handshake failed: we refused the peer */
+    TLSAGENT_E_RECORD,        /* the peer broke the record protocol; an alert was sent */
+    TLSAGENT_E_FORKED,        /* this connection belongs to the parent process */
+    TLSAGENT_E_SYSTEM,        /* a system call failed */
+    TLSAGENT_E_RETRY, /* the agent's process died during the handshake; the peer may try again */
+};
+
+struct tlsagent;      /* a handle to the agent */
+struct tlsagent_conn; /* one connection */
+
+/* ---- the agent ---- */
+
+/* Open a handle. path: the agent's socket, NULL for $TLSAGENT_SOCK or the default. Returns NULL
+ * only if memory is short. The agent is looked for at once; if it is not there every operation that
+ * needs it says so, and the library tries again each time (at most every 100 ms). */
+struct tlsagent *tlsagent_open(const char *path);
+
+/* Close the handle. Handshakes in progress are cancelled; finished connections live on and must be
+ * closed one by one. NULL-safe. */
+void tlsagent_free(struct tlsagent *agent);
+
+/* The one descriptor to poll for reading for all handshakes in progress and deliveries. It stays
+ * the same for the handle's life and belongs to it. */
+int tlsagent_fd(struct tlsagent *agent);
+
+/* A connection whose handshake has finished or failed since, or one that the agent accepted for us
+ * (after tlsagent_pull()); NULL if there is none now. Never blocks. A connection that is returned
+ * here is the caller's; tlsagent_handshake() on it says at once how it went. */
+struct tlsagent_conn *tlsagent_next(struct tlsagent *agent);
+
+/* 0 if the agent answers, -1 if not: tlsagent_agent_error() says why. Blocks for at most a second.
+ */
+int tlsagent_check(struct tlsagent *agent);
+const char *tlsagent_agent_error(const struct tlsagent *agent);
+int tlsagent_agent_error_code(const struct tlsagent *agent);
+
+/* ---- making connections ---- */
+
+/* Prepare a server handshake on fd, a connected stream socket, with the named context of the agent.
+ * At any time in its life (STARTTLS). The caller keeps owning fd: tlsagent_close() does not close
+ * it. Nothing is sent yet. NULL if memory is short or the arguments are impossible:
+ * tlsagent_agent_error() says why. */
+struct tlsagent_conn *tlsagent_accept_fd(struct tlsagent *agent, const char *context, int fd);
+
+/* Say that this handle can take `connections` more connections that the agent accepts for the
+ * context (its `listen`). They come from tlsagent_next() or tlsagent_accept(). Each
+ * connection taken is replaced by the library, so this is the number that may be waiting
+ * here at any time: 1 to 16, and per cell. Their fd belongs to the connection. Returns 0 or -1
+ * (tlsagent_agent_error()). Survives a restart of the agent. */
+int tlsagent_pull(struct tlsagent *agent, const char *context, unsigned connections);
+
+/* Wait for the next connection that the agent accepted (pulls one if tlsagent_pull() was not
+ * called). timeout_ms: -1 for ever. NULL: none came, or an error (tlsagent_agent_error_code() !=
+ * 0). */
+struct tlsagent_conn *tlsagent_accept(struct tlsagent *agent, const char *context, int timeout_ms);
+
+/* Do the handshake. 0: done. -1: failed, tlsagent_error(). On a blocking fd it waits; on a
+ * non-blocking one (O_NONBLOCK) it returns TLSAGENT_WANT_POLLIN: poll tlsagent_fd() of the agent,
+ * then take finished ones from tlsagent_next() (or call this again). Do not read or write the fd
+ * meanwhile. */
+int tlsagent_handshake(struct tlsagent_conn *conn);
+
+/* Before the handshake: how long it may take (milliseconds; the context's own limit still holds),
+ * and which hand-back forms are acceptable (or-ed; 0: the best for a library caller). */
+int tlsagent_set_deadline(struct tlsagent_conn *conn, unsigned milliseconds);
+int tlsagent_set_forms(struct tlsagent_conn *conn, unsigned forms);
+
+/* A pointer of the caller's, for event loops. */
+void tlsagent_set_data(struct tlsagent_conn *conn, void *data);
+void *tlsagent_data(const struct tlsagent_conn *conn);
+
+/* ---- data ---- */
+
+/* Read up to size bytes of plaintext. 0: the peer closed cleanly (close_notify). An end without
+ * close_notify is -1 with TLSAGENT_E_TRUNCATED. */
+ssize_t tlsagent_read(struct tlsagent_conn *conn, void *buffer, size_t size);
+
+/* As tlsagent_read(), but the bytes stay. */
+ssize_t tlsagent_peek(struct tlsagent_conn *conn, void *buffer, size_t size);
+
+/* Bytes that can be read without reading the fd: decrypted ones plus those of complete records not
+ * yet decrypted (an upper bound for the latter). 0 means: poll the fd. After a read, ask this
+ * before polling. */
+size_t tlsagent_pending(const struct tlsagent_conn *conn);
+
+/* Write. Returns the number of plaintext bytes accepted, which may be fewer than size on a
+ * non-blocking fd; accepted bytes are sealed and will be sent before anything else, by later
+ * calls of write, flush or close. size 0 returns 0. */
+ssize_t tlsagent_write(struct tlsagent_conn *conn, const void *buffer, size_t size);
+ssize_t tlsagent_writev(struct tlsagent_conn *conn, const struct iovec *parts, int count);
+
+/* Send what was accepted and not yet sent. 0: all is with the kernel. WANT_POLLOUT: not yet. */
+int tlsagent_flush(struct tlsagent_conn *conn);
+
+/* ---- closing ---- */
+
+/* Send close_notify and free the connection; do not wait for the peer's. Closes the fd only
+ * if it belongs to the connection. On a non-blocking fd it may return TLSAGENT_WANT_POLLOUT
+ * (accepted bytes are still to be sent): the same call again; otherwise the connection is gone,
+ * also after -1. */
+int tlsagent_close(struct tlsagent_conn *conn);
+
+/* Send close_notify and wait for the peer's; data that comes before it is discarded. Returns 0 when
+ * both directions are closed, -1, or WANT_POLLIN/POLLOUT. The connection is not freed:
+ * tlsagent_close() follows. */
+int tlsagent_shutdown(struct tlsagent_conn *conn);
+
+/* Free without a byte on the wire (for instance in a child after fork). NULL-safe. */
+void tlsagent_abandon(struct tlsagent_conn *conn);
+
+/* ---- facts: of a connection whose handshake is done; strings live as long as it ---- */
+
+int tlsagent_conn_fd(const struct tlsagent_conn *conn);
+const char *tlsagent_conn_version(const struct tlsagent_conn *conn);    /* "TLSv1.3" */
+int tlsagent_conn_version_number(const struct tlsagent_conn *conn);     /* 0x0304 */
+const char *tlsagent_conn_cipher(const struct tlsagent_conn *conn);     /* OpenSSL's name */
+const char *tlsagent_conn_servername(const struct tlsagent_conn *conn); /* SNI, NULL: none */
+const char *tlsagent_conn_alpn(const struct tlsagent_conn *conn);       /* NULL: none */
+const char *tlsagent_conn_form(const struct tlsagent_conn *conn);       /* "records" */
+const char *tlsagent_conn_context(const struct tlsagent_conn *conn);
+int tlsagent_conn_resumed(const struct tlsagent_conn *conn);     /* 1 or 0 */
+pid_t tlsagent_conn_agent_pid(const struct tlsagent_conn *conn); /* who did the handshake */
+
+/* The peer's certificates as DER, leaf first. tlsagent_conn_peer_count() is 0 if it sent none. The
+ * bytes belong to the connection. NULL if there is no such one. */
+size_t tlsagent_conn_peer_count(const struct tlsagent_conn *conn);
+const uint8_t *tlsagent_conn_peer_der(const struct tlsagent_conn *conn, size_t index, size_t *size);
+
+/* ---- errors ---- */
+
+const char *tlsagent_error(const struct tlsagent_conn *conn); /* "" if there is none */
+int tlsagent_error_code(const struct tlsagent_conn *conn);    /* enum tlsagent_error_code */
+int tlsagent_error_alert(const struct tlsagent_conn *conn);   /* TLS alert, -1: none */
+
+const char *tlsagent_version(void); /* of the library */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,252 @@
+/*
+ * control.h: the supervisor's own channels: to keepers and handshakers (CONTROL_*), to the loader
+ * (LOAD_*), and to the command `tlsagent` (ADMIN_*). Each has an enum and tables of its own: what
+ * is not in a receiver's table cannot be said to it.
+ *
+ * Trust: the supervisor believes no role. It takes only fixed-size messages from handshakers and
+ * keepers, and checks every value.
+ */
+#ifndef PROTOCOL_CONTROL_H
+#define PROTOCOL_CONTROL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "protocol/channel.h"
+#include "protocol/service.h"
+
+/* ---- supervisor <-> keeper, supervisor <-> handshaker ---- */
+
+enum control_type {
+    /* role -> supervisor */
+    CONTROL_HELLO = 1,        /* first message of each role: build id, role */
+    CONTROL_READY,            /* sandboxed, generation mapped, self-test passed */
+    CONTROL_PONG,             /* answer to PING: totals */
+    CONTROL_CONTEXT_COUNTERS, /* handshaker, one per context, before its PONG */
+    /* supervisor -> role */
+    CONTROL_PING = 32, /* every second; no PONG in time: the role is dead */
+    CONTROL_SECRET,    /* to a keeper: one fd, the secret part of a generation */
+    CONTROL_PUBLIC,    /* to a handshaker: one fd, the public part of a generation */
+    CONTROL_LISTENER,  /* to a handshaker: one fd, a listening socket of a context */
+    CONTROL_WORKER,    /* to a handshaker: one fd, a worker's channel */
+};
+
+enum control_role {
+    CONTROL_SUPERVISOR = 0,
+    CONTROL_LOADER,
+    CONTROL_KEEPER,
+    CONTROL_HANDSHAKER,
+};
+
+#define CONTROL_GROUPS_MAX   64  /* supplementary groups of a worker that are looked at */
+#define CONTROL_CONTEXTS_MAX 256 /* contexts in one configuration */
+#define CONTROL_FAILURES     (SERVICE_INTERNAL + 1)
+
+struct control_hello {
+    char build[SERVICE_BUILD_MAX]; /* must equal ours */
+    uint8_t role;                  /* enum control_role */
+};
+
+struct control_ready {
+    uint32_t generation;
+};
+
+struct control_ping {
+    uint32_t number;
+};
+
+/* Totals since the role's start. A keeper fills signatures..refusals, a handshaker the rest. */
+struct control_pong {
+    uint32_t number; /* of the PING */
+    uint64_t signatures;
+    uint64_t tickets_sealed;
+    uint64_t tickets_opened;
+    uint64_t refusals;
+    uint32_t workers;          /* channels open now */
+    uint32_t in_flight;        /* handshakes in progress now */
+    uint32_t waiting;          /* finished, accepted by the agent, not yet taken by a worker */
+    uint64_t channels_refused; /* closed because the worker broke the protocol */
+};
+
+struct control_context_counters {
+    uint16_t context; /* index in the generation */
+    uint64_t started;
+    uint64_t full;                     /* finished with a full handshake */
+    uint64_t resumed;                  /* finished with a resumption */
+    uint64_t expired;                  /* finished, but no worker took it */
+    uint64_t failed[CONTROL_FAILURES]; /* by enum service_failure; [0] unused */
+};
+
+struct control_generation { /* SECRET, PUBLIC */
+    uint32_t generation;
+};
+
+struct control_listener {
+    uint16_t context; /* index in the generation */
+};
+
+struct control_worker {
+    uint32_t uid;
+    uint32_t gid;
+    uint32_t pid; /* for logs only */
+    uint16_t group_count;
+    uint32_t groups[CONTROL_GROUPS_MAX];
+};
+
+extern const struct channel_rule control_keeper_rules[]; /* what a keeper takes */
+extern const size_t control_keeper_rule_count;
+extern const struct channel_rule control_handshaker_rules[]; /* what a handshaker takes */
+extern const size_t control_handshaker_rule_count;
+extern const struct channel_rule control_supervisor_rules[]; /* ... the supervisor from them */
+extern const size_t control_supervisor_rule_count;
+
+/* ---- supervisor <-> loader ---- */
+
+enum load_type {
+    /* loader -> supervisor */
+    LOAD_HELLO = 1, /* struct control_hello */
+    LOAD_NEXT,      /* the last message was digested: send another (one at a time: few fds) */
+    LOAD_WARNING,   /* text for the log; loading goes on */
+    LOAD_FAILED,    /* text; the loader exits */
+    LOAD_DONE,      /* both parts are written; the loader exits */
+    /* supervisor -> loader */
+    LOAD_BEGIN = 32, /* two fds: public part, secret part, both empty and writable */
+    LOAD_CONTEXT,    /* starts a context; files and identities that follow belong to it */
+    LOAD_FILE,       /* one fd: a file, for the identity or the context that follows/precedes */
+    LOAD_IDENTITY,   /* makes an identity of the files since the last one */
+    LOAD_END,        /* that was all */
+};
+
+enum load_file {
+    LOAD_CERTIFICATE = 1, /* PEM, DER, PKCS#12 or combined; may hold the key too */
+    LOAD_KEY,
+    LOAD_PASSPHRASE, /* first line, without its newline */
+    LOAD_CLIENT_CA,  /* belongs to the context, not to an identity; PEM */
+};
+
+#define LOAD_PATH_MAX  1024
+#define LOAD_NAMES_MAX 32   /* explicit SNI names of one identity */
+#define LOAD_BLOB_MAX  8192 /* a context's parameters, encoded by generation.h */
+
+struct load_begin {
+    uint32_t generation;
+};
+
+struct load_context {
+    const uint8_t *blob; /* generation_put_context(); the loader copies it through */
+    size_t blob_size;
+};
+
+struct load_file_message {
+    uint8_t kind;     /* enum load_file */
+    const char *path; /* for messages only; decoded: path_buffer */
+    char path_buffer[LOAD_PATH_MAX];
+};
+
+struct load_identity {
+    char label[SERVICE_HOST_MAX]; /* for messages: the block's title or the directory's name */
+    uint8_t is_default;
+    uint16_t name_count;
+    char names[LOAD_NAMES_MAX][SERVICE_HOST_MAX]; /* explicit; the loader adds the SANs */
+};
+
+struct load_text { /* WARNING, FAILED */
+    char text[ERROR_TEXT_MAX];
+};
+
+struct load_done {
+    uint32_t identities;
+    uint32_t keys;
+    uint64_t public_size;
+    uint64_t secret_size;
+};
+
+extern const struct channel_rule load_loader_rules[];
+extern const size_t load_loader_rule_count;
+extern const struct channel_rule load_supervisor_rules[];
+extern const size_t load_supervisor_rule_count;
+
+/* ---- the command `tlsagent` <-> supervisor ---- */
+
+enum admin_type {
+    ADMIN_STATUS = 1, /* request */
+    ADMIN_AGENT = 32, /* answer: one */
+    ADMIN_PROCESS,    /* answer: one per process */
+    ADMIN_CONTEXT,    /* answer: one per context */
+    ADMIN_END,        /* answer: complete */
+    ADMIN_DENIED,     /* answer: struct load_text */
+};
+
+struct admin_agent {
+    char build[SERVICE_BUILD_MAX];
+    uint32_t generation;
+    uint64_t uptime; /* seconds */
+    uint32_t identities;
+    uint32_t keys;
+    uint32_t workers_denied; /* connections refused because the worker is in no context */
+    char configuration[LOAD_PATH_MAX];
+};
+
+struct admin_process {
+    uint8_t role; /* enum control_role */
+    uint16_t group;
+    uint16_t cell;
+    uint32_t pid;
+    uint32_t restarts; /* of this role in this cell */
+    uint64_t age;      /* seconds since it started */
+    struct control_pong pong;
+};
+
+struct admin_context {
+    char name[SERVICE_NAME_MAX];
+    uint16_t group;
+    uint16_t listeners;
+    struct control_context_counters counters; /* summed over cells, also over dead ones */
+};
+
+extern const struct channel_rule admin_supervisor_rules[];
+extern const size_t admin_supervisor_rule_count;
+extern const struct channel_rule admin_command_rules[];
+extern const size_t admin_command_rule_count;
+
+/* Encoders write a body into buffer and return its size, 0 if it does not fit. Decoders return
+ * true if the body was well-formed to its last byte. */
+size_t control_put_hello(const struct control_hello *m, void *buffer, size_t size);
+bool control_get_hello(struct control_hello *m, const void *body, size_t size);
+size_t control_put_ready(const struct control_ready *m, void *buffer, size_t size);
+bool control_get_ready(struct control_ready *m, const void *body, size_t size);
+size_t control_put_ping(const struct control_ping *m, void *buffer, size_t size);
+bool control_get_ping(struct control_ping *m, const void *body, size_t size);
+size_t control_put_pong(const struct control_pong *m, void *buffer, size_t size);
+bool control_get_pong(struct control_pong *m, const void *body, size_t size);
+size_t control_put_context_counters(const struct control_context_counters *m, void *buffer,
+                                    size_t size);
+bool control_get_context_counters(struct control_context_counters *m, const void *body,
+                                  size_t size);
+size_t control_put_generation(const struct control_generation *m, void *buffer, size_t size);
+bool control_get_generation(struct control_generation *m, const void *body, size_t size);
+size_t control_put_listener(const struct control_listener *m, void *buffer, size_t size);
+bool control_get_listener(struct control_listener *m, const void *body, size_t size);
+size_t control_put_worker(const struct control_worker *m, void *buffer, size_t size);
+bool control_get_worker(struct control_worker *m, const void *body, size_t size);
+size_t load_put_begin(const struct load_begin *m, void *buffer, size_t size);
+bool load_get_begin(struct load_begin *m, const void *body, size_t size);
+size_t load_put_context(const struct load_context *m, void *buffer, size_t size);
+bool load_get_context(struct load_context *m, const void *body, size_t size);
+size_t load_put_file_message(const struct load_file_message *m, void *buffer, size_t size);
+bool load_get_file_message(struct load_file_message *m, const void *body, size_t size);
+size_t load_put_identity(const struct load_identity *m, void *buffer, size_t size);
+bool load_get_identity(struct load_identity *m, const void *body, size_t size);
+size_t load_put_text(const struct load_text *m, void *buffer, size_t size);
+bool load_get_text(struct load_text *m, const void *body, size_t size);
+size_t load_put_done(const struct load_done *m, void *buffer, size_t size);
+bool load_get_done(struct load_done *m, const void *body, size_t size);
+size_t admin_put_agent(const struct admin_agent *m, void *buffer, size_t size);
+bool admin_get_agent(struct admin_agent *m, const void *body, size_t size);
+size_t admin_put_process(const struct admin_process *m, void *buffer, size_t size);
+bool admin_get_process(struct admin_process *m, const void *body, size_t size);
+size_t admin_put_context(const struct admin_context *m, void *buffer, size_t size);
+bool admin_get_context(struct admin_context *m, const void *body, size_t size);
+
+#endif

@@ -1,0 +1,112 @@
+/*
+ * keyops.h: handshaker -> keeper, and its answers.
+ *
+ * Requests are never "sign these bytes": each is one shape of TLS, and the keeper builds or
+ * checks the bytes itself (keeper.c). One request is outstanding at a time; the number in it
+ * comes back in the answer, and an answer with another number means that the channel is dead.
+ * No message on this channel carries an fd.
+ */
+#ifndef PROTOCOL_KEYOPS_H
+#define PROTOCOL_KEYOPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "protocol/channel.h"
+
+enum keyops_type {
+    KEYOPS_HELLO = 1,         /* keeper -> handshaker, once: build id */
+    KEYOPS_SIGN_TLS13,        /* request */
+    KEYOPS_SIGN_TLS12_SERVER, /* request */
+    KEYOPS_SEAL_TICKET,       /* request */
+    KEYOPS_OPEN_TICKET,       /* request */
+    KEYOPS_ANSWER = 64,       /* keeper -> handshaker: result bytes */
+    KEYOPS_REFUSAL,           /* keeper -> handshaker: this shape, key or scheme is refused */
+};
+
+enum keyops_role {
+    KEYOPS_ROLE_SERVER = 1,
+    KEYOPS_ROLE_CLIENT = 2,
+};
+
+enum keyops_refusal {
+    KEYOPS_NO_SUCH_KEY = 1,
+    KEYOPS_BAD_SCHEME, /* not for this key type, or SHA-1 */
+    KEYOPS_BAD_SHAPE,  /* not what TLS signs */
+    KEYOPS_WRONG_ROLE, /* a server key asked to sign as a client, or the reverse */
+    KEYOPS_BAD_TICKET, /* not sealed by us, expired, or for another scope */
+    KEYOPS_INTERNAL,   /* libcrypto failed */
+};
+
+#define KEYOPS_HASH_MAX       48 /* SHA-384 */
+#define KEYOPS_RANDOM_SIZE    32
+#define KEYOPS_PARAMETERS_MAX 160 /* named_curve header and one uncompressed P-521 point: 137 */
+#define KEYOPS_SIGNATURE_MAX  512 /* RSA-4096 */
+#define KEYOPS_SCOPE_SIZE     32
+#define KEYOPS_TICKET_MAX     16384 /* plaintext session */
+#define KEYOPS_TICKET_EXTRA   32    /* what sealing adds: period (4), nonce (12), tag (16) */
+
+struct keyops_sign_tls13 {
+    uint32_t number;
+    uint32_t key;    /* index in the generation */
+    uint16_t scheme; /* TLS SignatureScheme, RFC 8446 section 4.2.3 */
+    uint8_t role;    /* enum keyops_role */
+    size_t hash_size;
+    uint8_t hash[KEYOPS_HASH_MAX]; /* transcript hash */
+};
+
+struct keyops_sign_tls12_server {
+    uint32_t number;
+    uint32_t key;
+    uint16_t scheme;
+    uint8_t client_random[KEYOPS_RANDOM_SIZE];
+    uint8_t server_random[KEYOPS_RANDOM_SIZE];
+    size_t parameters_size;
+    uint8_t parameters[KEYOPS_PARAMETERS_MAX]; /* ServerECDHParams, RFC 8422 section 5.4 */
+};
+
+/* SEAL: data is the session; the answer is ciphertext (as long as the session), the period of
+ *       the key (32 bits), nonce, tag. The keeper chooses period and nonce.
+ * OPEN: data is what a SEAL answered; the answer is one byte, 1 if the key is no longer the
+ *       current one and the ticket should be renewed, and the session. */
+struct keyops_ticket {
+    uint32_t number;
+    uint8_t scope[KEYOPS_SCOPE_SIZE]; /* digest of all that the ticket is bound to */
+    const uint8_t *data;
+    size_t data_size;
+};
+
+struct keyops_answer {
+    uint32_t number;
+    const uint8_t *data; /* in the message */
+    size_t size;
+};
+
+struct keyops_refused {
+    uint32_t number;
+    uint8_t reason; /* enum keyops_refusal */
+};
+
+/* Which types each side takes, for channel_receive(). */
+extern const struct channel_rule keyops_keeper_rules[];
+extern const size_t keyops_keeper_rule_count;
+extern const struct channel_rule keyops_handshaker_rules[];
+extern const size_t keyops_handshaker_rule_count;
+
+/* Encoders write a body into buffer and return its size, 0 if it does not fit.
+ * Decoders return true if the body was well-formed to its last byte. */
+size_t keyops_put_sign_tls13(const struct keyops_sign_tls13 *m, void *buffer, size_t size);
+bool keyops_get_sign_tls13(struct keyops_sign_tls13 *m, const void *body, size_t size);
+size_t keyops_put_sign_tls12_server(const struct keyops_sign_tls12_server *m, void *buffer,
+                                    size_t size);
+bool keyops_get_sign_tls12_server(struct keyops_sign_tls12_server *m, const void *body,
+                                  size_t size);
+size_t keyops_put_ticket(const struct keyops_ticket *m, void *buffer, size_t size);
+bool keyops_get_ticket(struct keyops_ticket *m, const void *body, size_t size);
+size_t keyops_put_answer(const struct keyops_answer *m, void *buffer, size_t size);
+bool keyops_get_answer(struct keyops_answer *m, const void *body, size_t size);
+size_t keyops_put_refused(const struct keyops_refused *m, void *buffer, size_t size);
+bool keyops_get_refused(struct keyops_refused *m, const void *body, size_t size);
+
+#endif
