@@ -1,0 +1,222 @@
+/* export.c: see export.h. Each rule here has a test in tests/unit/test_export.c. */
+#include "agent/export.h"
+
+#include <openssl/crypto.h>
+#include <openssl/core_names.h>
+#include <openssl/kdf.h>
+#include <openssl/params.h>
+#include <string.h>
+
+#include "agent/log.h"
+
+static struct export_state *(*find_export)(const SSL *ssl);
+
+void
+export_init(struct export_state *state)
+{
+    memset(state, 0, sizeof(*state));
+    state->alert_sent = state->alert_received = -1;
+}
+
+void
+export_wipe(struct export_state *state)
+{
+    OPENSSL_cleanse(state, sizeof(*state));
+}
+
+/* Called with the content type of each record header, and with each alert. Sequence numbers count
+ * records protected by the current keys: in TLS 1.2 a direction starts anew at its
+ * ChangeCipherSpec; in TLS 1.3 ChangeCipherSpec is a decoy that is not counted, and a direction
+ * starts anew when its traffic secret is logged. */
+static void
+observe_message(int sending, int version, int content_type, const void *bytes, size_t size,
+                SSL *ssl, void *argument)
+{
+    struct export_state *state = find_export(ssl);
+    const uint8_t *message = bytes;
+    uint64_t *sequence;
+
+    (void)version;
+    (void)argument;
+    if (state == NULL || size < 2)
+        return;
+    if (content_type == SSL3_RT_ALERT && message[0] == SSL3_AL_FATAL) {
+        if (sending)
+            state->alert_sent = message[1];
+        else
+            state->alert_received = message[1];
+    }
+    if (content_type != SSL3_RT_HEADER)
+        return;
+    sequence = sending ? &state->send_sequence : &state->receive_sequence;
+    if (message[0] != SSL3_RT_CHANGE_CIPHER_SPEC)
+        (*sequence)++;
+    else if (SSL_version(ssl) == TLS1_2_VERSION)
+        *sequence = 0;
+}
+
+static int
+hex_value(char digit)
+{
+    if (digit >= '0' && digit <= '9')
+        return digit - '0';
+    if (digit >= 'a' && digit <= 'f')
+        return digit - 'a' + 10;
+    if (digit >= 'A' && digit <= 'F')
+        return digit - 'A' + 10;
+    return -1;
+}
+
+/* The secret at the end of a key log line "LABEL client-random secret", in hexadecimal. */
+static bool
+parse_secret(const char *line, uint8_t secret[TRAFFIC_SECRET_MAX])
+{
+    const char *text = strrchr(line, ' ');
+    size_t length = text != NULL ? strlen(++text) : 0;
+
+    if (length == 0 || length % 2 != 0 || length > (size_t)2 * TRAFFIC_SECRET_MAX)
+        return false;
+    for (size_t i = 0; i < length / 2; i++) {
+        int high = hex_value(text[2 * i]), low = hex_value(text[2 * i + 1]);
+
+        if (high < 0 || low < 0)
+            return false;
+        secret[i] = (uint8_t)(high << 4 | low);
+    }
+    return true;
+}
+
+static void
+observe_secret(const SSL *ssl, const char *line)
+{
+    static const char client[] = "CLIENT_TRAFFIC_SECRET_0 ", server[] = "SERVER_TRAFFIC_SECRET_0 ";
+    struct export_state *state = find_export(ssl);
+
+    if (state == NULL)
+        return;
+    if (strncmp(line, client, sizeof(client) - 1) == 0) {
+        state->have_client_secret = parse_secret(line, state->client_secret);
+        *(SSL_is_server(ssl) ? &state->receive_sequence : &state->send_sequence) = 0;
+    } else if (strncmp(line, server, sizeof(server) - 1) == 0) {
+        state->have_server_secret = parse_secret(line, state->server_secret);
+        *(SSL_is_server(ssl) ? &state->send_sequence : &state->receive_sequence) = 0;
+    }
+}
+
+void
+export_observe(SSL_CTX *ctx, struct export_state *(*export_of)(const SSL *ssl))
+{
+    find_export = export_of;
+    SSL_CTX_set_msg_callback(ctx, observe_message);
+    SSL_CTX_set_keylog_callback(ctx, observe_secret);
+}
+
+static int
+take_tls13(SSL *ssl, const struct export_state *collected, const struct traffic_suite *suite,
+           struct traffic_state *state, struct error *error)
+{
+    bool server = SSL_is_server(ssl) != 0;
+
+    if (!collected->have_client_secret || !collected->have_server_secret)
+        return error_set(error, "OpenSSL did not log the traffic secrets");
+    memcpy(state->send.secret, server ? collected->server_secret : collected->client_secret,
+           suite->hash_size);
+    memcpy(state->receive.secret, server ? collected->client_secret : collected->server_secret,
+           suite->hash_size);
+    if (traffic_keys_derive(suite, &state->send) == -1 ||
+        traffic_keys_derive(suite, &state->receive) == -1)
+        return error_set(error, "deriving traffic keys failed");
+    return 0;
+}
+
+/* TLS 1.2 PRF (RFC 5246 section 5) of "key expansion". */
+static int
+expand_key_block(SSL *ssl, const struct traffic_suite *suite, uint8_t *block, size_t size)
+{
+    static EVP_KDF *prf; /* one per process */
+    uint8_t master[SSL_MAX_MASTER_KEY_LENGTH], randoms[2 * SSL3_RANDOM_SIZE];
+    size_t master_size = SSL_SESSION_get_master_key(SSL_get_session(ssl), master, sizeof(master));
+    const char *digest = suite->hash_size == 48 ? "SHA384" : "SHA256";
+    static char label[] = "key expansion";
+    OSSL_PARAM parameters[] = {
+        OSSL_PARAM_utf8_string(OSSL_KDF_PARAM_DIGEST, (void *)(uintptr_t)digest, 6),
+        OSSL_PARAM_octet_string(OSSL_KDF_PARAM_SECRET, master, master_size),
+        OSSL_PARAM_octet_string(OSSL_KDF_PARAM_SEED, label, sizeof(label) - 1),
+        OSSL_PARAM_octet_string(OSSL_KDF_PARAM_SEED, randoms, sizeof(randoms)),
+        OSSL_PARAM_END,
+    };
+    EVP_KDF_CTX *kdf = NULL;
+    int derived = 0;
+
+    SSL_get_server_random(ssl, randoms, SSL3_RANDOM_SIZE);
+    SSL_get_client_random(ssl, randoms + SSL3_RANDOM_SIZE, SSL3_RANDOM_SIZE);
+    if (prf == NULL)
+        prf = EVP_KDF_fetch(NULL, "TLS1-PRF", NULL);
+    if (prf != NULL && master_size > 0)
+        kdf = EVP_KDF_CTX_new(prf);
+    if (kdf != NULL)
+        derived = EVP_KDF_derive(kdf, block, size, parameters);
+    EVP_KDF_CTX_free(kdf);
+    OPENSSL_cleanse(master, sizeof(master));
+    return derived == 1 ? 0 : -1;
+}
+
+/* Key block of an AEAD suite: client key, server key, client IV, server IV. */
+static int
+take_tls12(SSL *ssl, const struct transport *transport, const struct traffic_suite *suite,
+           struct traffic_state *state, struct error *error)
+{
+    uint8_t block[2 * TRAFFIC_KEY_MAX + 2 * TRAFFIC_IV_SIZE];
+    bool gcm = suite->aead != TRAFFIC_CHACHA20_POLY1305;
+    size_t iv_size = gcm ? 4 : TRAFFIC_IV_SIZE, key_size = suite->key_size;
+    struct traffic_keys *client = SSL_is_server(ssl) ? &state->receive : &state->send;
+    struct traffic_keys *server = SSL_is_server(ssl) ? &state->send : &state->receive;
+
+    if (expand_key_block(ssl, suite, block, 2 * key_size + 2 * iv_size) == -1)
+        return error_set(error, "deriving the key block failed");
+    memcpy(client->key, block, key_size);
+    memcpy(server->key, block + key_size, key_size);
+    memcpy(client->iv, block + 2 * key_size, iv_size);
+    memcpy(server->iv, block + 2 * key_size + iv_size, iv_size);
+    OPENSSL_cleanse(block, sizeof(block));
+    /* Our last record was Finished: OpenSSL's counter goes on from its nonce. */
+    if (gcm)
+        state->send.explicit_nonce = transport_last_nonce(transport) + 1;
+    return 0;
+}
+
+/* RFC 6066 section 4: what the client asked for, else the protocol's maximum. */
+static uint16_t
+max_fragment(const SSL *ssl)
+{
+    uint8_t code = SSL_SESSION_get_max_fragment_length(SSL_get_session(ssl));
+
+    return code >= TLSEXT_max_fragment_length_512 && code <= TLSEXT_max_fragment_length_4096
+               ? (uint16_t)(256 << code)
+               : TRAFFIC_PLAINTEXT_MAX;
+}
+
+int
+export_take(SSL *ssl, const struct export_state *collected, const struct transport *transport,
+            struct traffic_state *state, struct error *error)
+{
+    const SSL_CIPHER *cipher = SSL_get_current_cipher(ssl);
+    const struct traffic_suite *suite =
+        cipher != NULL ? traffic_suite_find(SSL_CIPHER_get_protocol_id(cipher)) : NULL;
+
+    memset(state, 0, sizeof(*state));
+    if (!SSL_is_init_finished(ssl))
+        return error_set(error, "the handshake is not finished");
+    if (SSL_get_read_ahead(ssl) || SSL_has_pending(ssl) || SSL_pending(ssl) != 0)
+        return error_set(error, "OpenSSL has read bytes that belong to the worker");
+    if (suite == NULL || suite->version != SSL_version(ssl))
+        return error_set(error, "a connection with suite %s cannot be handed back",
+                         cipher != NULL ? SSL_CIPHER_get_name(cipher) : "(none)");
+    state->suite = suite->id;
+    state->max_fragment = max_fragment(ssl);
+    state->send.sequence = collected->send_sequence;
+    state->receive.sequence = collected->receive_sequence;
+    if (suite->version == TRAFFIC_TLS_1_3)
+        return take_tls13(ssl, collected, suite, state, error);
+    return take_tls12(ssl, transport, suite, state, error);
+}

@@ -1,0 +1,49 @@
+/*
+ * export.h: take the record state of a finished handshake out of OpenSSL.
+ *
+ * OpenSSL has no call for it. What it has: the key log (TLS 1.3 traffic secrets; RFC 8446
+ * section 7.1), the message callback (one call per record header: sequence numbers), the master key
+ * with the PRF (TLS 1.2 key block; RFC 5246 section 6.3), and the bytes that it writes (the
+ * explicit nonce of TLS 1.2 GCM). These are collected in a struct export_state while the handshake
+ * runs.
+ *
+ * Only keys that belong to this one connection leave: never the master secret, never a
+ * resumption secret. The collection is wiped with the handshake.
+ */
+#ifndef AGENT_EXPORT_H
+#define AGENT_EXPORT_H
+
+#include <openssl/ssl.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "agent/transport.h"
+#include "protocol/error.h"
+#include "protocol/traffic.h"
+
+struct export_state {
+    uint64_t send_sequence; /* records since the last change of keys */
+    uint64_t receive_sequence;
+    uint8_t client_secret[TRAFFIC_SECRET_MAX]; /* TLS 1.3 application traffic secrets */
+    uint8_t server_secret[TRAFFIC_SECRET_MAX];
+    bool have_client_secret;
+    bool have_server_secret;
+    int alert_sent; /* TLS alert number of a fatal one, -1: none */
+    int alert_received;
+};
+
+void export_init(struct export_state *state);
+
+/* Have a context's handshakes tell what export_take() needs. export_of: finds the struct
+ * export_state of an SSL (NULL: none). One function for all contexts of the process. */
+void export_observe(SSL_CTX *ctx, struct export_state *(*export_of)(const SSL *ssl));
+
+/* The gate and the export: refuses (-1 with an error) if the handshake is not finished, if OpenSSL
+ * has swallowed bytes that belong to the worker, or if the connection's suite cannot be handed
+ * back. On success state holds secrets: the caller wipes it. */
+int export_take(SSL *ssl, const struct export_state *collected, const struct transport *transport,
+                struct traffic_state *state, struct error *error);
+
+void export_wipe(struct export_state *state);
+
+#endif
