@@ -7,7 +7,7 @@
 #ifndef AGENT_ROLES_H
 #define AGENT_ROLES_H
 
-#include <stdbool.h>
+#include <sys/types.h>
 
 #include "agent/config.h"
 
@@ -23,8 +23,10 @@ struct role_args {
     char name[32]; /* for logs, e.g. "handshaker 0.1" (group.cell) */
     int log_level;
     int log_syslog;
-    unsigned uid, gid; /* to become, if started as root */
-    int cpu;           /* to be pinned to, -1: none */
+    uid_t uid; /* to become, if started as root */
+    gid_t gid;
+    pid_t parent; /* the supervisor: for sandbox_enter() */
+    int cpu;      /* pinned to it by spawn.c; -1: not pinned */
     unsigned cell;
 };
 

@@ -70,7 +70,7 @@ struct control_pong {
 };
 
 struct control_context_counters {
-    uint16_t context; /* index in the generation */
+    uint16_t context; /* index in the configuration (generation_context.index) */
     uint64_t started;
     uint64_t full;                     /* finished with a full handshake */
     uint64_t resumed;                  /* finished with a resumption */
@@ -83,7 +83,7 @@ struct control_generation { /* SECRET, PUBLIC */
 };
 
 struct control_listener {
-    uint16_t context; /* index in the generation */
+    uint16_t context; /* index in the configuration (generation_context.index) */
 };
 
 struct control_worker {
@@ -168,6 +168,8 @@ extern const struct channel_rule load_supervisor_rules[];
 extern const size_t load_supervisor_rule_count;
 
 /* ---- the command `tlsagent` <-> supervisor ---- */
+
+#define ADMIN_DEFAULT_SOCKET "/run/tlsagent/control.sock"
 
 enum admin_type {
     ADMIN_STATUS = 1, /* request */
