@@ -1,0 +1,55 @@
+/*
+ * keycall.h: the handshaker's side of the channel to its keeper: one synchronous call at a time.
+ *
+ * Role: used only in a handshaker (by proxykey.c and proxyticket.c). Trust: the keeper is believed
+ * more than anybody, but its answers are checked all the same: the type, the number, the size.
+ *
+ * A late answer must never be taken for the answer to the next request. So a missed deadline, an
+ * answer with another number, a malformed one or a closed channel ends the *process*: log_die().
+ * The supervisor replaces the cell. What returns from these functions is either the result or a
+ * refusal.
+ */
+#ifndef AGENT_KEYCALL_H
+#define AGENT_KEYCALL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "protocol/error.h"
+#include "protocol/keyops.h"
+
+#define KEYCALL_DEADLINE_MS 5000
+
+struct keycall;
+
+struct keycall_counters {
+    uint64_t calls;
+    uint64_t refused;
+};
+
+/* Wait (at most wait_ms) for the keeper's HELLO on fd and compare its build id with ours. Takes
+ * ownership of fd, also on failure. Returns NULL with an error. */
+struct keycall *keycall_open(int fd, int wait_ms, struct error *error);
+
+/* The calls. request->number is filled in. They return 0 and the result (*size bytes, never more
+ * than room), or the reason of the refusal (enum keyops_refusal, > 0). A result that does not fit
+ * counts as KEYOPS_INTERNAL. */
+int keycall_sign_tls13(struct keycall *keeper, struct keyops_sign_tls13 *request,
+                       uint8_t *signature, size_t room, size_t *size);
+int keycall_sign_tls12_server(struct keycall *keeper, struct keyops_sign_tls12_server *request,
+                              uint8_t *signature, size_t room, size_t *size);
+
+/* type: KEYOPS_SEAL_TICKET or KEYOPS_OPEN_TICKET. See struct keyops_ticket for both layouts. The
+ * result is wiped from the call's own buffer before the function returns. */
+int keycall_ticket(struct keycall *keeper, uint16_t type, struct keyops_ticket *request,
+                   uint8_t *result, size_t room, size_t *size);
+
+void keycall_count(const struct keycall *keeper, struct keycall_counters *counters);
+
+/* A refusal in words, for logs. */
+const char *keycall_refusal_text(int reason);
+
+/* Close the channel: the keeper exits. NULL-safe. */
+void keycall_close(struct keycall *keeper);
+
+#endif
