@@ -1,0 +1,129 @@
+/*
+ * traffic.c: the table of suites, and the part of the TLS 1.3 key schedule that a record layer
+ * needs.
+ *
+ * Used by the handshaker (secrets to keys, for the export) and by the worker's record layer
+ * (KeyUpdate). Everything here is computed from the caller's own secrets.
+ */
+#include "protocol/traffic.h"
+
+#include <pthread.h>
+#include <string.h>
+
+#include <openssl/core_names.h>
+#include <openssl/crypto.h>
+#include <openssl/kdf.h>
+#include <openssl/params.h>
+
+#include "protocol/wire.h"
+
+#define LABEL_PREFIX   "tls13 "
+#define LABEL_MAX      32 /* bytes of a label with its prefix: ours are "key", "iv", "traffic upd" */
+#define HKDF_LABEL_MAX 300 /* 2 + 1 + 255 + 1 + 0 at most */
+
+static const struct traffic_suite suites[] = {
+    {0x1301, TRAFFIC_TLS_1_3, TRAFFIC_AES_128_GCM, 16, 32, "TLS_AES_128_GCM_SHA256",
+     "TLS_AES_128_GCM_SHA256"},
+    {0x1302, TRAFFIC_TLS_1_3, TRAFFIC_AES_256_GCM, 32, 48, "TLS_AES_256_GCM_SHA384",
+     "TLS_AES_256_GCM_SHA384"},
+    {0x1303, TRAFFIC_TLS_1_3, TRAFFIC_CHACHA20_POLY1305, 32, 32, "TLS_CHACHA20_POLY1305_SHA256",
+     "TLS_CHACHA20_POLY1305_SHA256"},
+    {0xc02b, TRAFFIC_TLS_1_2, TRAFFIC_AES_128_GCM, 16, 32, "ECDHE-ECDSA-AES128-GCM-SHA256",
+     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"},
+    {0xc02c, TRAFFIC_TLS_1_2, TRAFFIC_AES_256_GCM, 32, 48, "ECDHE-ECDSA-AES256-GCM-SHA384",
+     "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"},
+    {0xc02f, TRAFFIC_TLS_1_2, TRAFFIC_AES_128_GCM, 16, 32, "ECDHE-RSA-AES128-GCM-SHA256",
+     "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"},
+    {0xc030, TRAFFIC_TLS_1_2, TRAFFIC_AES_256_GCM, 32, 48, "ECDHE-RSA-AES256-GCM-SHA384",
+     "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"},
+    {0xcca8, TRAFFIC_TLS_1_2, TRAFFIC_CHACHA20_POLY1305, 32, 32, "ECDHE-RSA-CHACHA20-POLY1305",
+     "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"},
+    {0xcca9, TRAFFIC_TLS_1_2, TRAFFIC_CHACHA20_POLY1305, 32, 32, "ECDHE-ECDSA-CHACHA20-POLY1305",
+     "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"},
+};
+
+/* Fetched once: a look-up by name costs more than the derivation. Kept for the process's life. */
+static EVP_KDF *hkdf;
+static pthread_once_t hkdf_once = PTHREAD_ONCE_INIT;
+
+static void
+fetch_hkdf(void)
+{
+    hkdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
+}
+
+const struct traffic_suite *
+traffic_suite_find(uint16_t id)
+{
+    size_t i;
+
+    for (i = 0; i < sizeof(suites) / sizeof(suites[0]); i++)
+        if (suites[i].id == id)
+            return &suites[i];
+    return NULL;
+}
+
+int
+traffic_expand_label(const struct traffic_suite *suite, const uint8_t *secret, const char *label,
+                     uint8_t *out, size_t out_size)
+{
+    int mode = EVP_KDF_HKDF_MODE_EXPAND_ONLY;
+    char sha256[] = "SHA256", sha384[] = "SHA384";
+    uint8_t info[HKDF_LABEL_MAX];
+    char full[LABEL_MAX] = LABEL_PREFIX;
+    struct wire_writer writer;
+    OSSL_PARAM params[5];
+    EVP_KDF_CTX *context;
+    int result;
+
+    if (strlen(label) >= sizeof(full) - strlen(LABEL_PREFIX) || out_size > UINT16_MAX)
+        return -1;
+    memcpy(full + strlen(LABEL_PREFIX), label, strlen(label));
+    wire_writer_init(&writer, info, sizeof(info));
+    wire_put_u16(&writer, (uint16_t)out_size);
+    wire_put_string(&writer, 1, full, strlen(full));
+    wire_put_u8(&writer, 0); /* empty context */
+
+    pthread_once(&hkdf_once, fetch_hkdf);
+    context = hkdf == NULL ? NULL : EVP_KDF_CTX_new(hkdf);
+    if (context == NULL)
+        return -1;
+    params[0] = OSSL_PARAM_construct_int(OSSL_KDF_PARAM_MODE, &mode);
+    params[1] = OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST,
+                                                 suite->hash_size == 48 ? sha384 : sha256, 0);
+    params[2] =
+        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, (void *)secret, suite->hash_size);
+    params[3] = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO, info, wire_size(&writer));
+    params[4] = OSSL_PARAM_construct_end();
+    result = EVP_KDF_derive(context, out, out_size, params) == 1 ? 0 : -1;
+    EVP_KDF_CTX_free(context);
+    if (result == -1)
+        OPENSSL_cleanse(out, out_size);
+    return result;
+}
+
+int
+traffic_keys_derive(const struct traffic_suite *suite, struct traffic_keys *keys)
+{
+    memset(keys->key, 0, sizeof(keys->key));
+    if (traffic_expand_label(suite, keys->secret, "key", keys->key, suite->key_size) == -1)
+        return -1;
+    return traffic_expand_label(suite, keys->secret, "iv", keys->iv, sizeof(keys->iv));
+}
+
+int
+traffic_keys_update(const struct traffic_suite *suite, struct traffic_keys *keys)
+{
+    struct traffic_keys next;
+    int result = -1;
+
+    memset(&next, 0, sizeof(next));
+    if (traffic_expand_label(suite, keys->secret, "traffic upd", next.secret, suite->hash_size) ==
+            0 &&
+        traffic_keys_derive(suite, &next) == 0) {
+        *keys = next;
+        result = 0;
+    }
+    OPENSSL_cleanse(&next, sizeof(next));
+    return result;
+}
