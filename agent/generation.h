@@ -28,8 +28,11 @@
 #include "protocol/control.h"
 #include "protocol/error.h"
 
-#define GENERATION_TICKET_SECRET 32 /* bytes */
-#define GENERATION_TAG           16 /* bytes; public, differs per generation */
+#define GENERATION_TICKET_SECRET 32      /* bytes */
+#define GENERATION_TAG           16      /* bytes; public, differs per generation */
+#define GENERATION_NAMES_MAX     65535   /* bytes of all SNI names of an identity */
+#define GENERATION_CHAIN_MAX     1048576 /* bytes of a chain, and of a context's client CAs */
+#define GENERATION_PKCS8_MAX     8192    /* bytes of a private key (RSA-4096 needs 2,400) */
 
 enum generation_key_type {
     GENERATION_KEY_RSA = 1,
@@ -96,8 +99,12 @@ struct generation_public {
     } * client_cas;
 };
 
+/* Seal the public part for ever; for the supervisor, after the loader has exited (the kernel
+ * refuses while somebody has it mapped writable). Returns 0, or -1 with an error. */
+int generation_seal(int public_fd, struct error *error);
+
 /* Map and check the public part; takes no ownership of fd. The fd must be a memfd sealed against
- * writing and shrinking (F_GET_SEALS). Returns NULL with an error. */
+ * writing, shrinking and growing (F_GET_SEALS). Returns NULL with an error. */
 struct generation_public *generation_public_map(int fd, struct error *error);
 void generation_public_unmap(struct generation_public *part); /* NULL-safe */
 
@@ -129,7 +136,8 @@ int generation_add_context(struct generation_writer *writer, const uint8_t *blob
                            struct error *error);
 int generation_add_client_ca(struct generation_writer *writer, const uint8_t *der, size_t size,
                              struct error *error);
-/* Adds the identity to the context added last. The writer copies all; key is the number given. */
+/* Adds the identity to the context added last (identity->context and ->key are not read). The
+ * writer copies all, gives key numbers in order, and stores equal keys once. */
 int generation_add_identity(struct generation_writer *writer,
                             const struct generation_identity *identity, const uint8_t *pkcs8,
                             size_t pkcs8_size, struct error *error);
