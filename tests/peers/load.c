@@ -1,0 +1,426 @@
+/*
+ * load.c: many clients at once, in one epoll loop. For the load, lifecycle and idle tests.
+ *
+ *   load PORT CA handshakes N CONCURRENCY   N mixed connections: TLS 1.2 and 1.3, RSA and ECDSA,
+ *                                           half of them resumed; each fetches 100 bytes
+ *   load PORT CA stream N                   N connections that POST to /echo and compare, until
+ *                                           stdin ends; "running" after the first round of each
+ *   load PORT CA idle N                     N connections that do nothing until stdin ends, then
+ *                                           one request on each; "idle" when all are open
+ *
+ * The last line counts; the exit status is 1 if any connection failed.
+ */
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+
+#include "tests/peers/peer.h"
+
+#define KINDS     4 /* version and key type */
+#define ECHO_SIZE 50000
+#define HEAD_MAX  1024
+
+enum mode {
+    MODE_HANDSHAKES,
+    MODE_STREAM,
+    MODE_IDLE,
+};
+
+enum phase {
+    PHASE_CONNECT,
+    PHASE_HANDSHAKE,
+    PHASE_REST, /* idle: wait for the signal */
+    PHASE_WRITE,
+    PHASE_READ_HEAD,
+    PHASE_READ_BODY,
+    PHASE_CLOSE,
+};
+
+struct connection {
+    SSL *ssl;
+    int fd;
+    enum phase phase;
+    int kind;
+    bool wants_resumption;
+    char head[HEAD_MAX];
+    size_t head_size;
+    size_t done; /* of the request while writing, of the body while reading */
+    unsigned round;
+    uint32_t events;
+    struct connection **slot; /* in load.all */
+};
+
+static struct {
+    enum mode mode;
+    int port, epoll;
+    SSL_CTX *ctx[KINDS];
+    SSL_SESSION *sessions[KINDS];
+    bool stop;                            /* stdin has ended */
+    uint64_t target, started, open, over; /* connections */
+    uint64_t failed, full, resumed, missed, bytes, rounds;
+    uint64_t ready; /* connections that have done their first round, or are idle */
+    char request[ECHO_SIZE + 256];
+    size_t request_head, request_size;
+    struct connection **all; /* target slots; NULL: over, or not yet begun */
+} load;
+
+static int
+remember_session(SSL *ssl, SSL_SESSION *session)
+{
+    int kind = (int)(intptr_t)SSL_get_app_data(ssl);
+
+    SSL_SESSION_free(load.sessions[kind]);
+    load.sessions[kind] = session;
+    return 1;
+}
+
+static void
+make_contexts(const char *ca)
+{
+    for (int kind = 0; kind < KINDS; kind++) {
+        SSL_CTX *ctx = peer_ctx(kind < 2 ? 12 : 13, ca);
+        bool rsa = kind % 2 == 0;
+
+        CHECK(SSL_CTX_set1_sigalgs_list(ctx, rsa ? "RSA-PSS+SHA256:ECDSA+SHA384"
+                                                 : "ECDSA+SHA256:ECDSA+SHA384") == 1,
+              "sigalgs");
+        SSL_CTX_sess_set_new_cb(ctx, remember_session);
+        /* A ClientHello's order must not hide what is asked for. */
+        if (kind < 2)
+            SSL_CTX_set_cipher_list(ctx, rsa ? "aRSA+ECDHE+AESGCM" : "aECDSA+ECDHE+AESGCM");
+        SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
+        load.ctx[kind] = ctx;
+    }
+}
+
+static void
+watch(struct connection *connection, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.ptr = connection};
+
+    if (connection->events == events)
+        return;
+    CHECK(epoll_ctl(load.epoll, connection->events == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD,
+                    connection->fd, &event) == 0,
+          "epoll_ctl: %s", strerror(errno));
+    connection->events = events;
+}
+
+static void
+connection_start(void)
+{
+    struct connection *connection = calloc(1, sizeof(*connection));
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((uint16_t)load.port),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+
+    CHECK(connection != NULL, "no memory");
+    connection->kind = (int)(load.started % KINDS);
+    connection->wants_resumption = load.mode == MODE_HANDSHAKES && load.started / KINDS % 2 == 1;
+    connection->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    CHECK(connection->fd != -1, "socket: %s", strerror(errno));
+    if (connect(connection->fd, (struct sockaddr *)&address, sizeof(address)) == -1)
+        CHECK(errno == EINPROGRESS, "connect: %s", strerror(errno));
+    connection->ssl = SSL_new(load.ctx[connection->kind]);
+    CHECK(connection->ssl != NULL, "no memory");
+    SSL_set_app_data(connection->ssl, (void *)(intptr_t)connection->kind);
+    SSL_set_fd(connection->ssl, connection->fd);
+    SSL_set_tlsext_host_name(connection->ssl, "localhost");
+    SSL_set1_host(connection->ssl, "localhost");
+    SSL_set_connect_state(connection->ssl);
+    if (connection->wants_resumption) {
+        if (load.sessions[connection->kind] != NULL)
+            SSL_set_session(connection->ssl, load.sessions[connection->kind]);
+        else
+            connection->wants_resumption = false;
+    }
+    connection->slot = &load.all[load.started];
+    *connection->slot = connection;
+    load.started++;
+    load.open++;
+    watch(connection, EPOLLOUT);
+}
+
+static void
+connection_end(struct connection *connection, const char *failure)
+{
+    if (failure != NULL) {
+        load.failed++;
+        fprintf(stderr, "connection %s in phase %d, round %u: ", failure, connection->phase,
+                connection->round);
+        ERR_print_errors_fp(stderr);
+        fputc('\n', stderr);
+    }
+    ERR_clear_error();
+    SSL_free(connection->ssl);
+    close(connection->fd);
+    *connection->slot = NULL;
+    free(connection);
+    load.open--;
+    load.over++;
+}
+
+/* The result of an SSL call: true if it is to be repeated when the socket is ready. */
+static bool
+wait_again(struct connection *connection, int result)
+{
+    switch (SSL_get_error(connection->ssl, result)) {
+    case SSL_ERROR_WANT_READ:
+        watch(connection, EPOLLIN);
+        return true;
+    case SSL_ERROR_WANT_WRITE:
+        watch(connection, EPOLLOUT);
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Count a first round; say so when it was the last one. */
+static void
+count_ready(const char *word)
+{
+    if (++load.ready == load.target) {
+        printf("%s\n", word);
+        fflush(stdout);
+    }
+}
+
+static void
+begin_request(struct connection *connection)
+{
+    connection->phase = PHASE_WRITE;
+    connection->done = 0;
+    connection->head_size = 0;
+}
+
+static size_t
+body_size(void)
+{
+    return load.mode == MODE_STREAM ? ECHO_SIZE : 100;
+}
+
+/* Check a piece of the body: for /echo against what was sent. */
+static bool
+check_body(const uint8_t *bytes, size_t size, size_t offset)
+{
+    if (load.mode == MODE_STREAM)
+        return memcmp(load.request + load.request_head + offset, bytes, size) == 0;
+    for (size_t i = 0; i < size; i++)
+        if (bytes[i] != peer_pattern(offset + i))
+            return false;
+    return true;
+}
+
+/* A response is complete. */
+static void
+round_over(struct connection *connection)
+{
+    load.rounds++;
+    if (connection->round++ == 0 && load.mode == MODE_STREAM)
+        count_ready("running");
+    if (load.mode == MODE_STREAM && !load.stop)
+        begin_request(connection);
+    else
+        connection->phase = PHASE_CLOSE;
+}
+
+static void
+connection_step(struct connection *connection)
+{
+    uint8_t buffer[16384];
+    size_t left;
+    int result;
+
+    for (;;) {
+        ERR_clear_error();
+        switch (connection->phase) {
+        case PHASE_CONNECT:
+        case PHASE_HANDSHAKE:
+            connection->phase = PHASE_HANDSHAKE;
+            result = SSL_do_handshake(connection->ssl);
+            if (result != 1) {
+                if (!wait_again(connection, result))
+                    connection_end(connection, "handshake failed");
+                return;
+            }
+            if (SSL_session_reused(connection->ssl))
+                load.resumed++;
+            else
+                load.full++;
+            if (connection->wants_resumption && !SSL_session_reused(connection->ssl))
+                load.missed++;
+            if (load.mode == MODE_IDLE && !load.stop) {
+                connection->phase = PHASE_REST;
+                count_ready("idle");
+                watch(connection, EPOLLIN);
+                return;
+            }
+            begin_request(connection);
+            break;
+        case PHASE_REST:
+            if (!load.stop) { /* tickets arrive; anything else is wrong */
+                result = SSL_read(connection->ssl, buffer, sizeof(buffer));
+                if (!wait_again(connection, result))
+                    connection_end(connection, "spoken to, or closed, while idle");
+                return;
+            }
+            begin_request(connection);
+            break;
+        case PHASE_WRITE:
+            left = load.request_size - connection->done;
+            result = SSL_write(connection->ssl, load.request + connection->done,
+                               (int)(left < 16384 ? left : 16384));
+            if (result <= 0) {
+                if (!wait_again(connection, result))
+                    connection_end(connection, "write failed");
+                return;
+            }
+            connection->done += (size_t)result;
+            if (connection->done == load.request_size) {
+                connection->phase = PHASE_READ_HEAD;
+                connection->done = 0;
+            }
+            break;
+        case PHASE_READ_HEAD:
+            if (connection->head_size == HEAD_MAX - 1) {
+                connection_end(connection, "got no head");
+                return;
+            }
+            result = SSL_read(connection->ssl, connection->head + connection->head_size, 1);
+            if (result <= 0) {
+                if (!wait_again(connection, result))
+                    connection_end(connection, "read of the head failed");
+                return;
+            }
+            connection->head[++connection->head_size] = '\0';
+            if (connection->head_size >= 4 &&
+                strcmp(connection->head + connection->head_size - 4, "\r\n\r\n") == 0) {
+                if (strncmp(connection->head, "HTTP/1.1 200 ", 13) != 0) {
+                    connection_end(connection, connection->head);
+                    return;
+                }
+                connection->phase = PHASE_READ_BODY;
+            }
+            break;
+        case PHASE_READ_BODY:
+            left = body_size() - connection->done;
+            result = SSL_read(connection->ssl, buffer,
+                              (int)(left < sizeof(buffer) ? left : sizeof(buffer)));
+            if (result <= 0) {
+                if (!wait_again(connection, result))
+                    connection_end(connection, "read of the body failed");
+                return;
+            }
+            if (!check_body(buffer, (size_t)result, connection->done)) {
+                connection_end(connection, "got wrong bytes");
+                return;
+            }
+            load.bytes += (uint64_t)result;
+            connection->done += (size_t)result;
+            if (connection->done == body_size())
+                round_over(connection);
+            break;
+        case PHASE_CLOSE: /* ours, then the server's */
+            result = SSL_shutdown(connection->ssl);
+            if (result == 0)
+                result = SSL_shutdown(connection->ssl);
+            if (result != 1 && wait_again(connection, result))
+                return;
+            connection_end(connection, result == 1 ? NULL : "not closed cleanly by the server");
+            return;
+        }
+    }
+}
+
+/* stdin has ended: wake those that rest. */
+static void
+begin_stop(void)
+{
+    load.stop = true;
+    epoll_ctl(load.epoll, EPOLL_CTL_DEL, 0, NULL);
+    for (uint64_t i = 0; i < load.target; i++)
+        if (load.all[i] != NULL && load.all[i]->phase == PHASE_REST)
+            connection_step(load.all[i]);
+}
+
+static void
+make_request(void)
+{
+    int size;
+
+    if (load.mode != MODE_STREAM) {
+        size = snprintf(load.request, sizeof(load.request),
+                        "GET /bytes/100 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        load.request_size = (size_t)size;
+        return;
+    }
+    size =
+        snprintf(load.request, sizeof(load.request),
+                 "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n", ECHO_SIZE);
+    load.request_head = (size_t)size;
+    for (size_t i = 0; i < ECHO_SIZE; i++)
+        load.request[load.request_head + i] = (char)peer_pattern(i * 3 + 1);
+    load.request_size = load.request_head + ECHO_SIZE;
+}
+
+int
+main(int argc, char **argv)
+{
+    uint64_t concurrency;
+    struct epoll_event events[256];
+    struct rlimit files;
+
+    CHECK(argc >= 5, "usage: load PORT CA handshakes N CONCURRENCY | stream N | idle N");
+    signal(SIGPIPE, SIG_IGN);
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    load.port = atoi(argv[1]);
+    load.mode = strcmp(argv[3], "stream") == 0 ? MODE_STREAM
+                : strcmp(argv[3], "idle") == 0 ? MODE_IDLE
+                                               : MODE_HANDSHAKES;
+    load.target = strtoull(argv[4], NULL, 10);
+    concurrency = argc > 5 ? strtoull(argv[5], NULL, 10) : load.target;
+    if (load.mode == MODE_IDLE && concurrency > 200)
+        concurrency = 200; /* in the handshake at a time */
+    make_contexts(argv[2]);
+    make_request();
+    load.epoll = epoll_create1(EPOLL_CLOEXEC);
+    CHECK(load.epoll != -1, "epoll: %s", strerror(errno));
+    load.all = calloc(load.target, sizeof(struct connection *));
+    CHECK(load.all != NULL, "no memory");
+    if (load.mode != MODE_HANDSHAKES) {
+        struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
+
+        CHECK(epoll_ctl(load.epoll, EPOLL_CTL_ADD, 0, &event) == 0, "stdin must be a pipe");
+    }
+    while (load.over < load.target) {
+        int count;
+
+        while (load.started < load.target &&
+               load.open - (load.mode == MODE_IDLE ? load.ready : 0) < concurrency)
+            connection_start();
+        count = epoll_wait(load.epoll, events, 256, 30000);
+        CHECK(count > 0 || (load.mode != MODE_HANDSHAKES && !load.stop),
+              "nothing happened for 30 seconds: %llu open, %llu over",
+              (unsigned long long)load.open, (unsigned long long)load.over);
+        for (int i = 0; i < count; i++) {
+            struct connection *connection = events[i].data.ptr;
+
+            if (connection == NULL) {
+                begin_stop();
+                break; /* the other events come again */
+            }
+            connection_step(connection);
+        }
+    }
+    printf("connections=%llu failed=%llu full=%llu resumed=%llu missed=%llu rounds=%llu "
+           "bytes=%llu\n",
+           (unsigned long long)load.over, (unsigned long long)load.failed,
+           (unsigned long long)load.full, (unsigned long long)load.resumed,
+           (unsigned long long)load.missed, (unsigned long long)load.rounds,
+           (unsigned long long)load.bytes);
+    return load.failed > 0;
+}
