@@ -1,0 +1,329 @@
+/* handshake.c: see handshake.h. */
+#include "agent/handshake.h"
+
+#include <openssl/err.h>
+#include <openssl/x509.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "agent/log.h"
+
+#define NO_ALERT 255
+
+void
+handshake_close_socket(int fd)
+{
+    /* SO_LINGER is shared with whoever else holds the socket: with it set, the last close() blocks.
+     */
+    struct linger off = {0};
+
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &off, sizeof(off));
+    close(fd);
+}
+
+static struct export_state *
+export_of(const SSL *ssl)
+{
+    struct handshake *handshake = SSL_get_app_data(ssl);
+
+    return handshake != NULL ? &handshake->collected : NULL;
+}
+
+static bool
+choose(SSL *ssl, const char *sni)
+{
+    struct handshake *handshake = SSL_get_app_data(ssl);
+    struct cell *cell = handshake->cell;
+    struct identity_set *set = identity_find(cell->identities, handshake->context, sni);
+    struct error error = {""};
+
+    snprintf(handshake->sni, sizeof(handshake->sni), "%s", sni);
+    if (set == NULL)
+        return false;
+    if (identity_apply(cell->identities, set, ssl, &error) == -1 ||
+        proxyticket_bind(ssl, cell->tickets, identity_scope(set)) == -1) {
+        log_error("%s", error.text[0] != '\0' ? error.text : "out of memory for a handshake");
+        return false;
+    }
+    return true;
+}
+
+const struct identity_hooks handshake_hooks = {export_of, choose};
+
+/* OpenSSL's part ends here, in every outcome. The session is marked as properly closed first:
+ * SSL_free() would make it not resumable. Nothing is written to the peer. */
+static void
+drop_ssl(struct handshake *handshake)
+{
+    if (handshake->ssl == NULL)
+        return;
+    SSL_set_shutdown(handshake->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
+    SSL_free(handshake->ssl);
+    handshake->ssl = NULL;
+    export_wipe(&handshake->collected);
+}
+
+/* RUNNING is over: no event and no deadline any more. */
+static void
+leave_running(struct handshake *handshake, enum handshake_state state)
+{
+    loop_watch_set(handshake->cell->loop, &handshake->watch, 0);
+    loop_timer_stop(handshake->cell->loop, &handshake->deadline);
+    drop_ssl(handshake);
+    handshake->state = state;
+    handshake->cell->in_flight--;
+}
+
+static void fail(struct handshake *handshake, enum service_failure reason, int alert,
+                 const char *format, ...) __attribute__((format(printf, 4, 5)));
+
+static void
+fail(struct handshake *handshake, enum service_failure reason, int alert, const char *format, ...)
+{
+    struct service_failed *failed = &handshake->failed;
+    struct control_context_counters *counters =
+        &handshake->cell->contexts[handshake->context].counters;
+    va_list args;
+
+    failed->reason = (uint8_t)reason;
+    failed->alert = alert >= 0 ? (uint8_t)alert : NO_ALERT;
+    failed->retryable = handshake->transport.received == 0 && handshake->transport.sent == 0 &&
+                        reason == SERVICE_INTERNAL;
+    va_start(args, format);
+    vsnprintf(failed->text, sizeof(failed->text), format, args);
+    va_end(args);
+    counters->failed[reason]++;
+    log_debug("context \"%s\": %s",
+              identity_context(handshake->cell->identities, handshake->context)->name,
+              failed->text);
+    leave_running(handshake, HANDSHAKE_FAILED);
+    handshake->done(handshake);
+}
+
+/* OpenSSL gave up: find the words. */
+static void
+fail_by_ssl(struct handshake *handshake)
+{
+    const struct export_state *collected = &handshake->collected;
+    long verified = SSL_get_verify_result(handshake->ssl);
+    unsigned long code = ERR_peek_last_error();
+    const char *reason = ERR_reason_error_string(code);
+
+    if (collected->alert_received >= 0)
+        fail(handshake, SERVICE_PEER_ALERT, collected->alert_received,
+             "the peer refused the handshake with alert %d (%s)", collected->alert_received,
+             SSL_alert_desc_string_long(collected->alert_received));
+    else if (collected->alert_sent == SSL_AD_INTERNAL_ERROR)
+        fail(handshake, SERVICE_INTERNAL, collected->alert_sent, "the agent failed: %s",
+             reason != NULL ? reason : "unknown reason");
+    else if (collected->alert_sent == SSL_AD_UNRECOGNIZED_NAME)
+        fail(handshake, SERVICE_HANDSHAKE, collected->alert_sent,
+             "no identity for the name \"%s\" and no default identity", handshake->sni);
+    else if (handshake->transport.closed)
+        fail(handshake, SERVICE_PEER_CLOSED, -1,
+             "the peer closed the connection during the handshake, after %llu bytes",
+             (unsigned long long)handshake->transport.received);
+    else if (verified != X509_V_OK)
+        fail(handshake, SERVICE_HANDSHAKE, collected->alert_sent,
+             "the peer's certificate is refused: %s", X509_verify_cert_error_string(verified));
+    else
+        fail(handshake, SERVICE_HANDSHAKE, collected->alert_sent, "the handshake is refused: %s",
+             reason != NULL ? reason : "protocol error");
+}
+
+/* Append one certificate as size (24 bits) and DER. Returns false if it does not fit. */
+static bool
+append_certificate(uint8_t *chain, size_t *size, X509 *certificate)
+{
+    int length = i2d_X509(certificate, NULL);
+    uint8_t *next = chain + *size + 3;
+
+    if (length <= 0 || *size + 3 + (size_t)length > SERVICE_CHAIN_MAX)
+        return false;
+    chain[*size] = (uint8_t)(length >> 16);
+    chain[*size + 1] = (uint8_t)(length >> 8);
+    chain[*size + 2] = (uint8_t)length;
+    i2d_X509(certificate, &next);
+    *size += 3 + (size_t)length;
+    return true;
+}
+
+/* The certificates that the peer sent, leaf first. Returns false if they do not fit. */
+static bool
+take_chain(struct handshake *handshake)
+{
+    X509 *leaf = SSL_get0_peer_certificate(handshake->ssl);
+    STACK_OF(X509) *others = SSL_get_peer_cert_chain(handshake->ssl); /* without the leaf */
+    bool fits;
+
+    if (leaf == NULL)
+        return true;
+    handshake->chain = malloc(SERVICE_CHAIN_MAX);
+    if (handshake->chain == NULL)
+        return false;
+    fits = append_certificate(handshake->chain, &handshake->chain_size, leaf);
+    for (int i = 0; fits && i < sk_X509_num(others); i++)
+        fits =
+            i + 1 < SERVICE_CHAIN_LENGTH &&
+            append_certificate(handshake->chain, &handshake->chain_size, sk_X509_value(others, i));
+    return fits;
+}
+
+static void
+finish(struct handshake *handshake)
+{
+    struct control_context_counters *counters =
+        &handshake->cell->contexts[handshake->context].counters;
+    const unsigned char *alpn;
+    unsigned alpn_size;
+    struct error error = {""};
+
+    if (export_take(handshake->ssl, &handshake->collected, &handshake->transport,
+                    &handshake->traffic, &error) == -1) {
+        fail(handshake, SERVICE_INTERNAL, -1, "hand-back failed: %s", error.text);
+        return;
+    }
+    if (!take_chain(handshake)) {
+        fail(handshake, SERVICE_INTERNAL, -1, "the peer's certificates do not fit into %d bytes",
+             SERVICE_CHAIN_MAX);
+        return;
+    }
+    SSL_get0_alpn_selected(handshake->ssl, &alpn, &alpn_size);
+    if (alpn_size > 0 && alpn_size < sizeof(handshake->alpn))
+        memcpy(handshake->alpn, alpn, alpn_size);
+    handshake->resumed = SSL_session_reused(handshake->ssl) != 0;
+    if (handshake->resumed)
+        counters->resumed++;
+    else
+        counters->full++;
+    leave_running(handshake, HANDSHAKE_FINISHED);
+    handshake->done(handshake);
+}
+
+void
+handshake_run(struct handshake *handshake)
+{
+    uint32_t wanted = 0;
+    int result;
+
+    ERR_clear_error();
+    result = SSL_accept(handshake->ssl);
+    if (result == 1) {
+        finish(handshake);
+        return;
+    }
+    switch (SSL_get_error(handshake->ssl, result)) {
+    case SSL_ERROR_WANT_READ:
+        wanted = EPOLLIN;
+        break;
+    case SSL_ERROR_WANT_WRITE:
+        wanted = EPOLLOUT;
+        break;
+    default:
+        fail_by_ssl(handshake);
+        return;
+    }
+    if (loop_watch_set(handshake->cell->loop, &handshake->watch, wanted) == -1)
+        fail(handshake, SERVICE_INTERNAL, -1, "the agent cannot watch the socket");
+}
+
+static void
+socket_ready(struct loop_watch *watch, uint32_t events)
+{
+    (void)events;
+    handshake_run((struct handshake *)((char *)watch - offsetof(struct handshake, watch)));
+}
+
+static void
+deadline_expired(struct loop_timer *timer)
+{
+    struct handshake *handshake =
+        (struct handshake *)((char *)timer - offsetof(struct handshake, deadline));
+
+    fail(handshake, SERVICE_DEADLINE, -1,
+         "the peer did not finish the handshake within %u ms (%llu bytes received)",
+         handshake->deadline_ms, (unsigned long long)handshake->transport.received);
+}
+
+struct handshake *
+handshake_new(struct cell *cell, size_t context, int fd, uint32_t deadline_ms,
+              void (*done)(struct handshake *handshake))
+{
+    struct handshake *handshake = malloc(sizeof(*handshake));
+    struct error error = {""};
+    BIO *bio = NULL;
+
+    if (handshake != NULL) {
+        memset(handshake, 0, offsetof(struct handshake, transport));
+        memset((char *)handshake + offsetof(struct handshake, collected), 0,
+               sizeof(*handshake) - offsetof(struct handshake, collected));
+        transport_init(&handshake->transport, fd);
+        export_init(&handshake->collected);
+        handshake->ssl = identity_ssl_new(cell->identities, context, &error);
+        bio = transport_bio(&handshake->transport);
+    }
+    if (handshake == NULL || handshake->ssl == NULL || bio == NULL) {
+        log_error("%s", error.text[0] != '\0' ? error.text : "out of memory for a handshake");
+        if (handshake != NULL)
+            SSL_free(handshake->ssl);
+        BIO_free(bio);
+        free(handshake);
+        handshake_close_socket(fd);
+        return NULL;
+    }
+    SSL_set_bio(handshake->ssl, bio, bio);
+    SSL_set_app_data(handshake->ssl, handshake);
+    handshake->cell = cell;
+    handshake->context = context;
+    handshake->state = HANDSHAKE_RUNNING;
+    handshake->fd = fd;
+    handshake->deadline_ms = deadline_ms;
+    handshake->done = done;
+    handshake->started = loop_now(cell->loop);
+    loop_watch_init(&handshake->watch, fd, socket_ready);
+    loop_timer_init(&handshake->deadline, deadline_expired);
+    loop_timer_set(cell->loop, &handshake->deadline, deadline_ms);
+    cell->in_flight++;
+    cell->contexts[context].counters.started++;
+    return handshake;
+}
+
+void
+handshake_free(struct handshake *handshake)
+{
+    if (handshake == NULL)
+        return;
+    if (handshake->state == HANDSHAKE_RUNNING)
+        leave_running(handshake, HANDSHAKE_FAILED);
+    loop_timer_stop(handshake->cell->loop, &handshake->deadline);
+    if (handshake->fd != -1)
+        handshake_close_socket(handshake->fd);
+    free(handshake->chain);
+    OPENSSL_cleanse(&handshake->traffic, sizeof(handshake->traffic));
+    /* The round in progress may still hold an event of its watch. */
+    loop_free_later(handshake->cell->loop, handshake);
+}
+
+void
+handshake_describe(const struct handshake *handshake, struct service_finished *finished)
+{
+    const struct generation_context *facts =
+        identity_context(handshake->cell->identities, handshake->context);
+
+    memset(finished, 0, sizeof(*finished));
+    finished->id = handshake->id;
+    finished->form = SERVICE_FORM_RECORDS;
+    finished->resumed = handshake->resumed;
+    finished->agent_pid = (uint32_t)getpid();
+    finished->state = handshake->traffic;
+    memcpy(finished->context, facts->name, sizeof(finished->context));
+    memcpy(finished->sni, handshake->sni, sizeof(finished->sni));
+    memcpy(finished->alpn, handshake->alpn, sizeof(finished->alpn));
+    finished->early = transport_early(&handshake->transport, &finished->early_size);
+    finished->chain = handshake->chain;
+    finished->chain_size = handshake->chain_size;
+}

@@ -1,0 +1,81 @@
+/*
+ * handshake.h: one TLS handshake with one peer, from the accepted socket to the exported state.
+ *
+ * Role: handshaker. Trust: the peer is hostile; whoever brought the fd may be too (it shares the
+ * open file and can race on it: the worst it gets is its own broken handshake).
+ *
+ * States: RUNNING -> FINISHED or FAILED; then the owner's done() is called, once. A handshake that
+ * is no longer wanted is freed in any state. The fd is closed by whoever takes it or by free.
+ */
+#ifndef AGENT_HANDSHAKE_H
+#define AGENT_HANDSHAKE_H
+
+#include <stdint.h>
+
+#include "agent/cell.h"
+#include "agent/export.h"
+#include "agent/transport.h"
+#include "protocol/service.h"
+
+enum handshake_state {
+    HANDSHAKE_RUNNING,
+    HANDSHAKE_FINISHED, /* record state exported, OpenSSL's objects gone */
+    HANDSHAKE_FAILED,   /* failed says why */
+};
+
+struct handshake {
+    struct loop_watch watch;
+    struct loop_timer deadline;
+    struct cell *cell; /* does not own */
+    size_t context;    /* position in the generation */
+    enum handshake_state state;
+    int fd; /* owned */
+    uint32_t deadline_ms;
+    void (*done)(struct handshake *handshake);
+
+    /* The owner's part: who asked, and lists. */
+    struct worker *worker; /* NULL: we accepted the connection ourselves */
+    uint32_t id;
+    struct handshake *next;
+    struct handshake *previous;
+
+    /* RUNNING */
+    SSL *ssl;
+    struct transport transport;
+    struct export_state collected;
+    uint64_t started; /* loop_now() */
+
+    /* FINISHED */
+    struct traffic_state traffic;
+    uint8_t resumed;
+    uint8_t *chain; /* owned; as in struct service_finished */
+    size_t chain_size;
+    char sni[SERVICE_HOST_MAX];
+    char alpn[SERVICE_ALPN_MAX];
+
+    struct service_failed failed;
+};
+
+/* What identity.c needs to know about handshakes. */
+extern const struct identity_hooks handshake_hooks;
+
+/* Start on fd, whose ownership passes (also on failure). done() is not called before this function
+ * has returned unless the handshake ends at once, so it may free the handshake. Returns NULL if
+ * memory is short (then fd is closed and done() never called). */
+struct handshake *handshake_new(struct cell *cell, size_t context, int fd, uint32_t deadline_ms,
+                                void (*done)(struct handshake *handshake));
+
+/* Take the first steps: what the peer has already sent is handled at once. May end it. */
+void handshake_run(struct handshake *handshake);
+
+/* Free, close the fd, wipe. Sends nothing. */
+void handshake_free(struct handshake *handshake);
+
+/* FINISHED: fill in a message; its pointers are into the handshake. */
+void handshake_describe(const struct handshake *handshake, struct service_finished *finished);
+
+/* Close a socket that somebody else may still hold, without ever blocking on what it has not sent.
+ */
+void handshake_close_socket(int fd);
+
+#endif

@@ -1,0 +1,233 @@
+/*
+ * handshaker.c: the process that talks TLS to peers and serves workers.
+ *
+ * Holds: public halves only (certificate chains, trust, parameters), and the handshakes in flight.
+ * Sees: network bytes and workers' requests, all hostile. May do: read and write on fds that it
+ * was given; ask its one keeper. Cannot: open, connect, fork, or reach any private key.
+ *
+ * Reading order: main here, then workers.c and acceptor.c (where handshakes come from), handshake.c
+ * (one of them), export.c (what leaves).
+ */
+#include <errno.h>
+#include <openssl/rand.h>
+#include <openssl/ssl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "agent/acceptor.h"
+#include "agent/cell.h"
+#include "agent/generation.h"
+#include "agent/handshake.h"
+#include "agent/keycall.h"
+#include "agent/log.h"
+#include "agent/proxykey.h"
+#include "agent/proxyticket.h"
+#include "agent/roles.h"
+#include "agent/workers.h"
+#include "protocol/control.h"
+#include "sandbox/sandbox.h"
+
+#define START_DEADLINE_MS 10000 /* for the keeper's and the supervisor's first words */
+#define SPARE_FDS         64    /* channels, listening sockets, one in transit, the log */
+
+struct handshaker {
+    struct cell cell;
+    struct loop_watch control;
+    uint32_t generation;
+};
+
+/* The first message must be the generation. Returns the mapped public part. */
+static struct generation_public *
+receive_generation(struct handshaker *handshaker)
+{
+    struct channel_message message;
+    struct control_generation generation;
+    struct generation_public *part;
+    struct error error = {""};
+    int fd;
+
+    if (channel_receive_wait(ROLE_FD_CONTROL, control_handshaker_rules,
+                             control_handshaker_rule_count, handshaker->cell.buffer,
+                             CHANNEL_BUFFER_SIZE, &message, &error,
+                             START_DEADLINE_MS) != CHANNEL_OK)
+        log_die("the supervisor sent no generation: %s", error.text);
+    if (message.type != CONTROL_PUBLIC ||
+        !control_get_generation(&generation, message.body, message.size))
+        log_die("the supervisor's first message is not a generation");
+    fd = channel_take_fd(&message, 0);
+    part = generation_public_map(fd, &error);
+    if (part == NULL)
+        log_die("generation %u: %s", generation.generation, error.text);
+    close(fd);
+    handshaker->generation = generation.generation;
+    return part;
+}
+
+static void
+send_control(uint16_t type, const uint8_t *body, size_t size)
+{
+    if (channel_send_wait(ROLE_FD_CONTROL, type, body, size, NULL, 0, START_DEADLINE_MS) !=
+        CHANNEL_OK)
+        log_die("the supervisor does not listen");
+}
+
+static void
+answer_ping(struct handshaker *handshaker, uint32_t number)
+{
+    struct cell *cell = &handshaker->cell;
+    struct control_pong pong = {.number = number,
+                                .workers = cell->worker_count,
+                                .in_flight = cell->in_flight,
+                                .waiting = acceptor_waiting(cell),
+                                .channels_refused = cell->channels_refused};
+    uint8_t body[256];
+
+    for (size_t i = 0; i < identity_context_count(cell->identities); i++)
+        send_control(CONTROL_CONTEXT_COUNTERS, body,
+                     control_put_context_counters(&cell->contexts[i].counters, body, sizeof(body)));
+    send_control(CONTROL_PONG, body, control_put_pong(&pong, body, sizeof(body)));
+}
+
+/* The position of the context that the configuration numbers so, or die: the supervisor and the
+ * generation must agree. */
+static size_t
+context_position(const struct cell *cell, uint16_t index)
+{
+    for (size_t i = 0; i < identity_context_count(cell->identities); i++) {
+        if (identity_context(cell->identities, i)->index == index)
+            return i;
+    }
+    log_die("the supervisor names context %u, which is not in the generation", index);
+}
+
+static void
+obey(struct handshaker *handshaker, struct channel_message *message)
+{
+    union {
+        struct control_ping ping;
+        struct control_listener listener;
+        struct control_worker worker;
+    } m;
+    struct cell *cell = &handshaker->cell;
+    bool understood = false;
+
+    switch ((enum control_type)message->type) {
+    case CONTROL_PING:
+        understood = control_get_ping(&m.ping, message->body, message->size);
+        if (understood)
+            answer_ping(handshaker, m.ping.number);
+        break;
+    case CONTROL_LISTENER:
+        understood = control_get_listener(&m.listener, message->body, message->size);
+        if (understood)
+            acceptor_add_listener(cell, context_position(cell, m.listener.context),
+                                  channel_take_fd(message, 0));
+        break;
+    case CONTROL_WORKER:
+        understood = control_get_worker(&m.worker, message->body, message->size);
+        if (understood)
+            workers_add(cell, channel_take_fd(message, 0), &m.worker);
+        break;
+    default:
+        break;
+    }
+    if (!understood)
+        log_die("message type %u from the supervisor is malformed", message->type);
+}
+
+static void
+control_ready(struct loop_watch *watch, uint32_t events)
+{
+    struct handshaker *handshaker =
+        (struct handshaker *)((char *)watch - offsetof(struct handshaker, control));
+    struct channel_message message;
+    struct error error = {""};
+
+    (void)events;
+    switch (channel_receive(watch->fd, control_handshaker_rules, control_handshaker_rule_count,
+                            handshaker->cell.buffer, CHANNEL_BUFFER_SIZE, &message, &error)) {
+    case CHANNEL_OK:
+        obey(handshaker, &message);
+        channel_message_clear(&message);
+        break;
+    case CHANNEL_AGAIN:
+        break;
+    case CHANNEL_CLOSED: /* the supervisor stops us, or is gone */
+        exit(0);
+    default:
+        log_die("control channel: %s", error.text);
+    }
+}
+
+/* How many handshakes and workers our descriptors allow. */
+static void
+set_limits(struct cell *cell)
+{
+    struct rlimit files;
+    uint32_t wanted = 0;
+    rlim_t room;
+
+    for (size_t i = 0; i < identity_context_count(cell->identities); i++) {
+        if (identity_context(cell->identities, i)->max_handshakes > wanted)
+            wanted = identity_context(cell->identities, i)->max_handshakes;
+    }
+    if (getrlimit(RLIMIT_NOFILE, &files) == -1)
+        log_die("getrlimit: %s", strerror(errno));
+    room = files.rlim_cur > 2 * SPARE_FDS ? files.rlim_cur - SPARE_FDS : SPARE_FDS;
+    cell->worker_limit = (uint32_t)(room / 4 < 4096 ? room / 4 : 4096);
+    room -= cell->worker_limit;
+    /* Half of the rest: finished connections that wait for a worker hold an fd each too. */
+    cell->capacity = wanted < room / 2 ? wanted : (uint32_t)(room / 2);
+    if (cell->capacity < wanted)
+        log_info("%u handshakes at once instead of %u: raise the limit of open files",
+                 cell->capacity, wanted);
+}
+
+void
+handshaker_main(const struct role_args *args)
+{
+    static struct handshaker handshaker; /* one per process; too large for the stack */
+    struct cell *cell = &handshaker.cell;
+    struct control_hello hello = {.role = CONTROL_HANDSHAKER};
+    struct control_ready ready;
+    struct generation_public *part;
+    struct keycall *keeper;
+    struct error error = {""};
+    uint8_t body[256];
+
+    log_init(args->name, (enum log_level)args->log_level, args->log_syslog);
+    if (OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) != 1 ||
+        OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) != 1 || RAND_status() != 1)
+        log_die("OpenSSL does not start");
+    cell->buffer = malloc(CHANNEL_BUFFER_SIZE);
+    if (cell->buffer == NULL)
+        log_die("out of memory");
+    strncpy(hello.build, role_build_id, sizeof(hello.build) - 1);
+    send_control(CONTROL_HELLO, body, control_put_hello(&hello, body, sizeof(body)));
+
+    part = receive_generation(&handshaker);
+    keeper = keycall_open(ROLE_FD_PEER, START_DEADLINE_MS, &error);
+    if (keeper == NULL || proxykey_load(&error) == -1 ||
+        (cell->tickets = proxyticket_new(keeper, part->tag, &error)) == NULL ||
+        (cell->identities = identity_table_new(part, keeper, &handshake_hooks, &error)) == NULL)
+        log_die("%s", error.text);
+    cell->contexts = calloc(part->context_count, sizeof(*cell->contexts));
+    if (cell->contexts == NULL)
+        log_die("out of memory");
+    for (size_t i = 0; i < part->context_count; i++)
+        cell->contexts[i].counters.context = part->contexts[i].index;
+    cell->loop = loop_new();
+    loop_watch_init(&handshaker.control, ROLE_FD_CONTROL, control_ready);
+    if (loop_watch_set(cell->loop, &handshaker.control, EPOLLIN) == -1)
+        log_die("epoll: %s", strerror(errno));
+
+    if (sandbox_enter(SANDBOX_HANDSHAKER, args->uid, args->gid, args->parent, &error) == -1)
+        log_die("%s", error.text);
+    set_limits(cell);
+    ready.generation = handshaker.generation;
+    send_control(CONTROL_READY, body, control_put_ready(&ready, body, sizeof(body)));
+    loop_run(cell->loop);
+}

@@ -1,0 +1,495 @@
+/* workers.c: see workers.h. */
+#include "agent/workers.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <openssl/crypto.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "agent/acceptor.h"
+#include "agent/log.h"
+
+#define MESSAGES_PER_ROUND 16 /* of one channel, then the others have their turn */
+#define UNSENT_MAX         1024 /* answers that a worker may leave unread beyond its socket's buffer */
+
+/* An answer that found no room in the channel. */
+struct unsent {
+    struct unsent *next;
+    uint16_t type;
+    int fd; /* owned; -1: none */
+    size_t size;
+    uint8_t body[];
+};
+
+struct worker {
+    struct loop_watch watch;
+    struct cell *cell;
+    int channel;
+    struct control_worker credentials;
+    struct handshake *handshakes; /* in progress for this worker */
+    struct pull *pulls;
+    struct unsent *unsent;
+    struct unsent *last_unsent;
+    size_t unsent_count;
+    struct worker *next;
+    struct worker *previous;
+    bool closed; /* its memory goes at the end of the round */
+};
+
+static void
+unsent_free(struct unsent *unsent)
+{
+    if (unsent->fd != -1)
+        handshake_close_socket(unsent->fd);
+    OPENSSL_cleanse(unsent->body, unsent->size); /* traffic keys */
+    free(unsent);
+}
+
+/* Close the channel and all that hangs on it. */
+static void
+worker_close(struct worker *worker)
+{
+    struct cell *cell = worker->cell;
+
+    if (worker->closed)
+        return;
+    worker->closed = true;
+    loop_watch_set(cell->loop, &worker->watch, 0);
+    close(worker->channel);
+    while (worker->handshakes != NULL) {
+        struct handshake *handshake = worker->handshakes;
+
+        worker->handshakes = handshake->next;
+        handshake_free(handshake);
+    }
+    while (worker->pulls != NULL) {
+        struct pull *pull = worker->pulls;
+
+        worker->pulls = pull->next_of_worker;
+        acceptor_remove_pull(cell, pull);
+        free(pull);
+    }
+    while (worker->unsent != NULL) {
+        struct unsent *unsent = worker->unsent;
+
+        worker->unsent = unsent->next;
+        unsent_free(unsent);
+    }
+    *(worker->previous != NULL ? &worker->previous->next : &cell->workers) = worker->next;
+    if (worker->next != NULL)
+        worker->next->previous = worker->previous;
+    cell->worker_count--;
+    loop_free_later(cell->loop, worker);
+}
+
+/* The worker broke the protocol. */
+static void
+worker_refuse(struct worker *worker, const char *why)
+{
+    char text[ERROR_TEXT_MAX];
+
+    if (worker->closed)
+        return;
+    error_printable(text, sizeof(text), why, strlen(why));
+    log_warning("worker uid %u pid %u: channel closed: %s", worker->credentials.uid,
+                worker->credentials.pid, text);
+    worker->cell->channels_refused++;
+    worker_close(worker);
+}
+
+/* Keep an answer until the channel has room. Takes fd. */
+static void
+keep_unsent(struct worker *worker, uint16_t type, const uint8_t *body, size_t size, int fd)
+{
+    struct unsent *unsent =
+        worker->unsent_count < UNSENT_MAX ? malloc(sizeof(*unsent) + size) : NULL;
+
+    if (unsent == NULL) {
+        if (fd != -1)
+            handshake_close_socket(fd);
+        worker_refuse(worker, "the worker does not read its answers");
+        return;
+    }
+    unsent->next = NULL;
+    unsent->type = type;
+    unsent->fd = fd;
+    unsent->size = size;
+    memcpy(unsent->body, body, size);
+    *(worker->unsent != NULL ? &worker->last_unsent->next : &worker->unsent) = unsent;
+    worker->last_unsent = unsent;
+    worker->unsent_count++;
+    loop_watch_set(worker->cell->loop, &worker->watch, EPOLLIN | EPOLLOUT);
+}
+
+/* Send one answer, now or later, in order. Takes fd (-1: none). */
+static void
+answer(struct worker *worker, uint16_t type, const uint8_t *body, size_t size, int fd)
+{
+    enum channel_result result = CHANNEL_AGAIN;
+
+    if (worker->unsent == NULL)
+        result = channel_send(worker->channel, type, body, size, &fd, fd != -1 ? 1 : 0);
+    if (result == CHANNEL_AGAIN) {
+        keep_unsent(worker, type, body, size, fd);
+        return;
+    }
+    if (fd != -1)
+        handshake_close_socket(fd);
+    if (result != CHANNEL_OK) {
+        log_debug("worker uid %u pid %u: the channel is gone", worker->credentials.uid,
+                  worker->credentials.pid);
+        worker_close(worker);
+    }
+}
+
+static void
+send_unsent(struct worker *worker)
+{
+    while (worker->unsent != NULL) {
+        struct unsent *unsent = worker->unsent;
+        enum channel_result result = channel_send(worker->channel, unsent->type, unsent->body,
+                                                  unsent->size, &unsent->fd, unsent->fd != -1);
+
+        if (result == CHANNEL_AGAIN)
+            return;
+        if (result != CHANNEL_OK) {
+            worker_close(worker);
+            return;
+        }
+        worker->unsent = unsent->next;
+        worker->unsent_count--;
+        unsent_free(unsent);
+    }
+    loop_watch_set(worker->cell->loop, &worker->watch, EPOLLIN);
+}
+
+static void
+answer_failed(struct worker *worker, const struct service_failed *failed)
+{
+    uint8_t body[16 + SERVICE_TEXT_MAX];
+    size_t size = service_put_failed(failed, body, sizeof(body));
+
+    answer(worker, SERVICE_FAILED, body, size, -1);
+}
+
+static void answer_refusal(struct worker *worker, uint32_t id, enum service_failure reason,
+                           bool retryable, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+
+static void
+answer_refusal(struct worker *worker, uint32_t id, enum service_failure reason, bool retryable,
+               const char *format, ...)
+{
+    struct service_failed failed = {
+        .id = id, .reason = (uint8_t)reason, .retryable = retryable, .alert = 255};
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(failed.text, sizeof(failed.text), format, args);
+    va_end(args);
+    answer_failed(worker, &failed);
+}
+
+/* Send FINISHED or DELIVERED. Takes fd. */
+static void
+answer_finished(struct worker *worker, uint16_t type, const struct handshake *handshake, int fd)
+{
+    struct service_finished finished;
+    uint8_t *body = worker->cell->buffer;
+    size_t size;
+
+    handshake_describe(handshake, &finished);
+    size = service_put_finished(&finished, body, CHANNEL_BODY_MAX);
+    OPENSSL_cleanse(&finished.state, sizeof(finished.state));
+    if (size == 0)
+        log_bug("a finished handshake does not fit into a message");
+    answer(worker, type, body, size, fd);
+    OPENSSL_cleanse(body, size);
+}
+
+/* done() of a handshake that a worker asked for. */
+static void
+requested_done(struct handshake *handshake)
+{
+    struct worker *worker = handshake->worker;
+
+    *(handshake->previous != NULL ? &handshake->previous->next : &worker->handshakes) =
+        handshake->next;
+    if (handshake->next != NULL)
+        handshake->next->previous = handshake->previous;
+    /* Our copy of the socket goes first: after the answer nothing of ours can touch it. */
+    handshake_close_socket(handshake->fd);
+    handshake->fd = -1;
+    if (handshake->state == HANDSHAKE_FINISHED) {
+        answer_finished(worker, SERVICE_FINISHED, handshake, -1);
+    } else {
+        handshake->failed.id = handshake->id;
+        answer_failed(worker, &handshake->failed);
+    }
+    handshake_free(handshake);
+}
+
+/* A connected stream socket, TCP or Unix, and nothing else. Whatever else it is, it is only
+ * looked at by getsockopt(), which cannot block. */
+static bool
+usable_socket(int fd)
+{
+    struct sockaddr_storage peer;
+    socklen_t size = sizeof(peer);
+    int value = 0;
+    socklen_t value_size = sizeof(value);
+
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &value, &value_size) == -1 || value != SOCK_STREAM)
+        return false;
+    if (getpeername(fd, (struct sockaddr *)&peer, &size) == -1)
+        return false; /* not connected; listening sockets too */
+    if (peer.ss_family == AF_UNIX)
+        return true;
+    if (peer.ss_family != AF_INET && peer.ss_family != AF_INET6)
+        return false;
+    value_size = sizeof(value);
+    return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &value, &value_size) == 0 &&
+           (value == IPPROTO_TCP || value == IPPROTO_MPTCP);
+}
+
+static bool
+id_in_use(const struct worker *worker, uint32_t id)
+{
+    for (const struct handshake *h = worker->handshakes; h != NULL; h = h->next) {
+        if (h->id == id)
+            return true;
+    }
+    return false;
+}
+
+/* The position of a context that this worker may use, or -1. One answer for "no such" and "not
+ * yours": names of other people's contexts are none of its business. */
+static int
+permitted_context(const struct worker *worker, const char *name)
+{
+    const struct identity_table *table = worker->cell->identities;
+    int context = identity_context_find(table, name);
+
+    if (context == -1 ||
+        !identity_permitted(table, (size_t)context, worker->credentials.uid,
+                            worker->credentials.groups, worker->credentials.group_count))
+        return -1;
+    return context;
+}
+
+/* Takes fd. */
+static void
+start_accept(struct worker *worker, const struct service_accept *request, int fd)
+{
+    struct cell *cell = worker->cell;
+    int context = permitted_context(worker, request->context);
+    const struct generation_context *facts;
+    struct handshake *handshake;
+    uint32_t deadline;
+    char name[SERVICE_NAME_MAX];
+
+    if (context == -1) {
+        error_printable(name, sizeof(name), request->context, strlen(request->context));
+        answer_refusal(worker, request->id, SERVICE_NOT_PERMITTED, false,
+                       "context \"%s\" is not permitted for uid %u, or does not exist", name,
+                       worker->credentials.uid);
+    } else if ((request->forms & identity_context(cell->identities, (size_t)context)->forms) == 0) {
+        answer_refusal(worker, request->id, SERVICE_BAD_REQUEST, false,
+                       "context \"%s\" does not permit the hand-back form that was asked for",
+                       request->context);
+    } else if (!usable_socket(fd)) {
+        answer_refusal(worker, request->id, SERVICE_BAD_REQUEST, false,
+                       "the descriptor is not a connected stream socket");
+    } else if (cell->in_flight >= cell->capacity) {
+        answer_refusal(worker, request->id, SERVICE_BUSY, true,
+                       "%u handshakes are in progress, the limit of this cell: try again later",
+                       cell->in_flight);
+    } else {
+        facts = identity_context(cell->identities, (size_t)context);
+        deadline = request->deadline_ms != 0 && request->deadline_ms < facts->deadline_ms
+                       ? request->deadline_ms
+                       : facts->deadline_ms;
+        handshake = handshake_new(cell, (size_t)context, fd, deadline, requested_done);
+        fd = -1;
+        if (handshake == NULL) {
+            answer_refusal(worker, request->id, SERVICE_INTERNAL, true,
+                           "the agent is out of memory");
+            return;
+        }
+        handshake->worker = worker;
+        handshake->id = request->id;
+        handshake->next = worker->handshakes;
+        if (handshake->next != NULL)
+            handshake->next->previous = handshake;
+        worker->handshakes = handshake;
+        handshake_run(handshake);
+    }
+    if (fd != -1)
+        handshake_close_socket(fd);
+}
+
+static void
+cancel(struct worker *worker, uint32_t id)
+{
+    for (struct handshake *handshake = worker->handshakes; handshake != NULL;
+         handshake = handshake->next) {
+        if (handshake->id != id)
+            continue;
+        *(handshake->previous != NULL ? &handshake->previous->next : &worker->handshakes) =
+            handshake->next;
+        if (handshake->next != NULL)
+            handshake->next->previous = handshake->previous;
+        handshake_free(handshake);
+        return;
+    }
+    /* Not there: our answer and the cancellation have crossed. */
+}
+
+static void
+add_credits(struct worker *worker, const struct service_pull *request)
+{
+    struct cell *cell = worker->cell;
+    int context = permitted_context(worker, request->context);
+    struct pull *pull = worker->pulls;
+    char name[SERVICE_NAME_MAX];
+
+    if (context == -1) {
+        error_printable(name, sizeof(name), request->context, strlen(request->context));
+        answer_refusal(worker, 0, SERVICE_NOT_PERMITTED, false,
+                       "context \"%s\" is not permitted for uid %u, or does not exist", name,
+                       worker->credentials.uid);
+        return;
+    }
+    if (cell->contexts[context].listeners == NULL) {
+        answer_refusal(worker, 0, SERVICE_BAD_REQUEST, false,
+                       "context \"%s\" has no `listen`: the agent accepts nothing for it",
+                       request->context);
+        return;
+    }
+    while (pull != NULL && pull->context != (size_t)context)
+        pull = pull->next_of_worker;
+    if (pull == NULL) {
+        pull = calloc(1, sizeof(*pull));
+        if (pull == NULL) {
+            answer_refusal(worker, 0, SERVICE_INTERNAL, true, "the agent is out of memory");
+            return;
+        }
+        pull->worker = worker;
+        pull->context = (size_t)context;
+        pull->next_of_worker = worker->pulls;
+        worker->pulls = pull;
+        acceptor_add_pull(cell, pull);
+    }
+    if (request->credits == 0 || request->credits > SERVICE_CREDIT_MAX - pull->credits) {
+        worker_refuse(worker, "more credits than one channel may have");
+        return;
+    }
+    pull->credits = (uint16_t)(pull->credits + request->credits);
+    cell->contexts[context].credits += request->credits;
+    acceptor_update(cell, (size_t)context);
+}
+
+void
+workers_deliver(struct pull *pull, struct handshake *handshake)
+{
+    int fd = handshake->fd;
+
+    pull->credits--;
+    pull->worker->cell->contexts[pull->context].credits--;
+    handshake->fd = -1;
+    answer_finished(pull->worker, SERVICE_DELIVERED, handshake, fd);
+    handshake_free(handshake);
+}
+
+/* One message. Returns false if the channel was closed. */
+static bool
+serve(struct worker *worker, struct channel_message *message)
+{
+    union {
+        struct service_accept accept;
+        struct service_pull pull;
+        struct service_cancel cancel;
+    } m;
+
+    switch ((enum service_type)message->type) {
+    case SERVICE_ACCEPT:
+        if (!service_get_accept(&m.accept, message->body, message->size))
+            break;
+        if (id_in_use(worker, m.accept.id)) {
+            worker_refuse(worker, "a request id is in use already");
+            return false;
+        }
+        start_accept(worker, &m.accept, channel_take_fd(message, 0));
+        return !worker->closed;
+    case SERVICE_PULL:
+        if (!service_get_pull(&m.pull, message->body, message->size))
+            break;
+        add_credits(worker, &m.pull);
+        return !worker->closed;
+    case SERVICE_CANCEL:
+        if (!service_get_cancel(&m.cancel, message->body, message->size))
+            break;
+        cancel(worker, m.cancel.id);
+        return !worker->closed;
+    default:
+        break;
+    }
+    worker_refuse(worker, "a message is malformed");
+    return false;
+}
+
+static void
+channel_ready(struct loop_watch *watch, uint32_t events)
+{
+    struct worker *worker = (struct worker *)((char *)watch - offsetof(struct worker, watch));
+    struct channel_message message;
+    struct error error = {""};
+
+    if ((events & EPOLLOUT) != 0)
+        send_unsent(worker);
+    for (int i = 0; i < MESSAGES_PER_ROUND && !worker->closed; i++) {
+        enum channel_result result = channel_receive(
+            worker->channel, service_handshaker_rules, service_handshaker_rule_count,
+            worker->cell->buffer, CHANNEL_BUFFER_SIZE, &message, &error);
+
+        if (result == CHANNEL_AGAIN)
+            return;
+        if (result == CHANNEL_CLOSED)
+            worker_close(worker);
+        else if (result != CHANNEL_OK)
+            worker_refuse(worker, error.text);
+        else
+            serve(worker, &message);
+        channel_message_clear(&message);
+    }
+}
+
+void
+workers_add(struct cell *cell, int channel, const struct control_worker *credentials)
+{
+    struct worker *worker =
+        cell->worker_count < cell->worker_limit ? calloc(1, sizeof(*worker)) : NULL;
+
+    if (worker == NULL) {
+        log_warning("worker uid %u pid %u: refused: %u channels are open, the limit of this cell",
+                    credentials->uid, credentials->pid, cell->worker_count);
+        close(channel);
+        return;
+    }
+    worker->cell = cell;
+    worker->channel = channel;
+    worker->credentials = *credentials;
+    worker->next = cell->workers;
+    if (worker->next != NULL)
+        worker->next->previous = worker;
+    cell->workers = worker;
+    cell->worker_count++;
+    loop_watch_init(&worker->watch, channel, channel_ready);
+    if (loop_watch_set(cell->loop, &worker->watch, EPOLLIN) == -1)
+        worker_refuse(worker, strerror(errno));
+}

@@ -1,0 +1,32 @@
+/*
+ * workers.h: the channels to workers: their requests, our answers.
+ *
+ * Role: handshaker. Trust: a worker is hostile. A message that breaks the protocol costs it its
+ * channel (closed, logged, counted) and nobody else anything. Who it is was told by the
+ * supervisor, never by itself.
+ */
+#ifndef AGENT_WORKERS_H
+#define AGENT_WORKERS_H
+
+#include <stdbool.h>
+
+#include "agent/cell.h"
+#include "agent/handshake.h"
+
+/* A worker's readiness for connections of one context that we accepted. */
+struct pull {
+    struct worker *worker;
+    size_t context;
+    uint16_t credits;
+    struct pull *next_of_context; /* turn order; see cell_context */
+    struct pull *next_of_worker;
+};
+
+/* Serve a new channel, whose ownership passes. */
+void workers_add(struct cell *cell, int channel, const struct control_worker *credentials);
+
+/* Give a finished handshake to the worker of this pull: takes one credit, sends, frees the
+ * handshake. The channel may be closed by this. */
+void workers_deliver(struct pull *pull, struct handshake *handshake);
+
+#endif
