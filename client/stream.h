@@ -20,7 +20,11 @@
  * Errors: a function that returns -1 has set *error (may be NULL) to one line, and stream->code and
  * stream->alert. A failure stays: the same call fails again with the same text. A broken record
  * protocol ends both directions (the alert has been sent or is queued), a truncation ends reading
- * only, a failed send ends writing only (what the peer said before can still be read).
+ * only, a failed send ends writing only (what the peer said before can still be read). Lack of
+ * memory, and a key of TLS 1.2 that has reached its limit, do not stay.
+ *
+ * A close_notify of the peer ends reading only, in TLS 1.2 too: RFC 5246 section 7.2.1 would have
+ * us throw away what is still to be written, but clients in the wild half-close and then read.
  */
 #ifndef CLIENT_STREAM_H
 #define CLIENT_STREAM_H
@@ -71,6 +75,7 @@ struct stream {
     bool unreported;       /* an end or a failure of reading that no call has returned yet */
     bool closed;           /* our close_notify is sealed: nothing is written after it */
     bool broken;           /* the socket takes no more bytes */
+    bool push;             /* an answer to the peer waits in out: reads try to send it too */
     uint32_t plain_start;  /* decrypted bytes that wait, as offsets in in.data */
     uint32_t plain_end;
     struct stream_buffer in;  /* ciphertext received */
