@@ -33,18 +33,19 @@ enum config_verify {
 
 /* One identity: where a certificate and its key are. All strings are owned by the config. */
 struct config_identity {
-    char *label; /* the block's title, or the directory's name; also an SNI name if it is one */
+    char *label;           /* the block's title, or the name found in a directory */
     char *certificate;     /* path; PEM, DER, PKCS#12 or combined */
     char *key;             /* path, or NULL: the key is in the certificate's file */
     char *passphrase_file; /* path or NULL */
-    char **names;          /* more SNI names; may be wildcards "*.example.org" */
+    char **names; /* SNI names beside those in the certificate, in lower case: a block's title if
+                     it is a host name, then those written; may be wildcards "*.example.org" */
     size_t name_count;
     bool is_default; /* used when no name matches and when the client sends none */
     unsigned line;   /* in the configuration file; 0 if found in a directory */
 };
 
 struct config_listen {
-    char *text; /* as written, for messages */
+    char *text; /* as written, for messages; "*:443" is two of these: give the second V6ONLY */
     struct sockaddr_storage address;
     socklen_t address_size;
 };
