@@ -11,7 +11,8 @@
  * Nothing here ever raises SIGPIPE.
  *
  * Threads: one handle per thread. A finished connection may be used from any one thread at a time.
- * Fork: a child must not use its parent's connections; it gets a clear error, no byte is written.
+ * Fork: a child must not use its parent's handle and connections; it gets a clear error, no byte is
+ * written. It may free them (tlsagent_abandon(), tlsagent_free()) and open a handle of its own.
  */
 #ifndef TLSAGENT_H
 #define TLSAGENT_H
@@ -23,6 +24,9 @@
 
 #ifdef __cplusplus
 extern "C" {
+#endif
+#ifdef __GNUC__
+#pragma GCC visibility push(default) /* the library is compiled with everything hidden */
 #endif
 
 #define TLSAGENT_WANT_POLLIN  -2
@@ -56,21 +60,27 @@ struct tlsagent_conn; /* one connection */
 /* ---- the agent ---- */
 
 /* Open a handle. path: the agent's socket, NULL for $TLSAGENT_SOCK or the default. Returns NULL
- * only if memory is short. The agent is looked for at once; if it is not there every operation that
- * needs it says so, and the library tries again each time (at most every 100 ms). */
+ * with errno only if memory or descriptors are short. The agent is looked for at once; if it is not
+ * there every operation that needs it says so, and the library tries again each time (at most every
+ * 100 ms). The agent sees the user and groups that the process has now: open a handle after giving
+ * up root. */
 struct tlsagent *tlsagent_open(const char *path);
 
-/* Close the handle. Handshakes in progress are cancelled; finished connections live on and must be
- * closed one by one. NULL-safe. */
+/* Close the handle. Handshakes in progress are cancelled and fail; connections that the caller has
+ * live on and must be closed one by one; those that tlsagent_next() has not yet given are closed.
+ * NULL-safe. */
 void tlsagent_free(struct tlsagent *agent);
 
-/* The one descriptor to poll for reading for all handshakes in progress and deliveries. It stays
- * the same for the handle's life and belongs to it. */
+/* The one descriptor to poll for reading for all handshakes in progress and deliveries: when it is
+ * readable call tlsagent_next() until it returns NULL (level-triggered: fetching fewer is fine). It
+ * stays the same for the handle's life, also while there is no agent, and belongs to the handle. */
 int tlsagent_fd(struct tlsagent *agent);
 
 /* A connection whose handshake has finished or failed since, or one that the agent accepted for us
  * (after tlsagent_pull()); NULL if there is none now. Never blocks. A connection that is returned
- * here is the caller's; tlsagent_handshake() on it says at once how it went. */
+ * here is the caller's; tlsagent_handshake() on it says at once how it went. Each is returned once,
+ * and not at all if tlsagent_handshake() has already returned 0 or -1 for it. A failure to pull
+ * is not a connection: tlsagent_agent_error() has it. */
 struct tlsagent_conn *tlsagent_next(struct tlsagent *agent);
 
 /* 0 if the agent answers, -1 if not: tlsagent_agent_error() says why. Blocks for at most a second.
@@ -90,23 +100,29 @@ struct tlsagent_conn *tlsagent_accept_fd(struct tlsagent *agent, const char *con
 /* Say that this handle can take `connections` more connections that the agent accepts for the
  * context (its `listen`). They come from tlsagent_next() or tlsagent_accept(). Each
  * connection taken is replaced by the library, so this is the number that may be waiting
- * here at any time: 1 to 16, and per cell. Their fd belongs to the connection. Returns 0 or -1
- * (tlsagent_agent_error()). Survives a restart of the agent. */
+ * here at any time: 1 to 16, and per cell. A later call for the same context may raise the number,
+ * not lower it. Returns 0 or -1 (tlsagent_agent_error()); after -1 with TLSAGENT_E_AGENT the wish
+ * stands and is fulfilled when the agent is there. It survives restarts of the agent. The
+ * connection owns its fd. It is in blocking mode, as accept() would give it; set O_NONBLOCK on
+ * tlsagent_conn_fd() if that is wanted. */
 int tlsagent_pull(struct tlsagent *agent, const char *context, unsigned connections);
 
 /* Wait for the next connection that the agent accepted (pulls one if tlsagent_pull() was not
  * called). timeout_ms: -1 for ever. NULL: none came, or an error (tlsagent_agent_error_code() !=
- * 0). */
+ * 0). While there is no agent an error comes every 100 ms: calling again is the way to wait. */
 struct tlsagent_conn *tlsagent_accept(struct tlsagent *agent, const char *context, int timeout_ms);
 
 /* Do the handshake. 0: done. -1: failed, tlsagent_error(). On a blocking fd it waits; on a
  * non-blocking one (O_NONBLOCK) it returns TLSAGENT_WANT_POLLIN: poll tlsagent_fd() of the agent,
- * then take finished ones from tlsagent_next() (or call this again). Do not read or write the fd
- * meanwhile. */
+ * then take finished ones from tlsagent_next() (or call this again; 0 and -1 take the connection
+ * off tlsagent_next()'s list). Do not read or write the fd meanwhile. If the agent's process dies
+ * the library asks another one, where it can show that no byte was exchanged with the peer (never
+ * for STARTTLS or Unix sockets); else the error is TLSAGENT_E_RETRY. */
 int tlsagent_handshake(struct tlsagent_conn *conn);
 
-/* Before the handshake: how long it may take (milliseconds; the context's own limit still holds),
- * and which hand-back forms are acceptable (or-ed; 0: the best for a library caller). */
+/* Before the handshake: how long it may take (milliseconds, 0: no limit of ours; the context's own
+ * still holds), and which hand-back forms are acceptable (or-ed; 0: the best for a library caller).
+ */
 int tlsagent_set_deadline(struct tlsagent_conn *conn, unsigned milliseconds);
 int tlsagent_set_forms(struct tlsagent_conn *conn, unsigned forms);
 
@@ -140,9 +156,9 @@ int tlsagent_flush(struct tlsagent_conn *conn);
 /* ---- closing ---- */
 
 /* Send close_notify and free the connection; do not wait for the peer's. Closes the fd only
- * if it belongs to the connection. On a non-blocking fd it may return TLSAGENT_WANT_POLLOUT
- * (accepted bytes are still to be sent): the same call again; otherwise the connection is gone,
- * also after -1. */
+ * if it belongs to the connection. In the middle of a handshake: as tlsagent_abandon(). On a
+ * non-blocking fd it may return TLSAGENT_WANT_POLLOUT (accepted bytes are still to be sent): the
+ * same call again; otherwise the connection is gone, also after -1. */
 int tlsagent_close(struct tlsagent_conn *conn);
 
 /* Send close_notify and wait for the peer's; data that comes before it is discarded. Returns 0 when
@@ -150,10 +166,12 @@ int tlsagent_close(struct tlsagent_conn *conn);
  * tlsagent_close() follows. */
 int tlsagent_shutdown(struct tlsagent_conn *conn);
 
-/* Free without a byte on the wire (for instance in a child after fork). NULL-safe. */
+/* Free without a byte on the wire (for instance in a child after fork). A handshake in progress is
+ * cancelled. NULL-safe. */
 void tlsagent_abandon(struct tlsagent_conn *conn);
 
-/* ---- facts: of a connection whose handshake is done; strings live as long as it ---- */
+/* ---- facts: of a connection whose handshake is done (else NULL, 0); strings live as long as it.
+ * The fd and the context are known from the beginning. ---- */
 
 int tlsagent_conn_fd(const struct tlsagent_conn *conn);
 const char *tlsagent_conn_version(const struct tlsagent_conn *conn);    /* "TLSv1.3" */
@@ -179,6 +197,9 @@ int tlsagent_error_alert(const struct tlsagent_conn *conn);   /* TLS alert, -1: 
 
 const char *tlsagent_version(void); /* of the library */
 
+#ifdef __GNUC__
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif
