@@ -14,7 +14,7 @@ const struct channel_rule keyops_keeper_rules[] = {
 const size_t keyops_keeper_rule_count = sizeof(keyops_keeper_rules) / sizeof(struct channel_rule);
 
 const struct channel_rule keyops_handshaker_rules[] = {
-    {KEYOPS_HELLO, 0, 1, 65},
+    {KEYOPS_HELLO, 0, 1, KEYOPS_BUILD_MAX},
     {KEYOPS_ANSWER, 0, 8, 8 + KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA},
     {KEYOPS_REFUSAL, 0, 5, 5},
 };
@@ -29,6 +29,26 @@ get_array(struct wire_reader *reader, unsigned prefix, uint8_t *dst, size_t max,
 
     if (bytes != NULL)
         memcpy(dst, bytes, *size);
+}
+
+size_t
+keyops_put_hello(const struct keyops_hello *m, void *buffer, size_t size)
+{
+    struct wire_writer writer;
+
+    wire_writer_init(&writer, buffer, size);
+    wire_put_text(&writer, m->build);
+    return wire_size(&writer);
+}
+
+bool
+keyops_get_hello(struct keyops_hello *m, const void *body, size_t size)
+{
+    struct wire_reader reader;
+
+    wire_reader_init(&reader, body, size);
+    wire_get_text(&reader, m->build, sizeof(m->build));
+    return wire_done(&reader);
 }
 
 size_t

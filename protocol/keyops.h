@@ -37,6 +37,7 @@ enum keyops_refusal {
     KEYOPS_WRONG_ROLE, /* a server key asked to sign as a client, or the reverse */
     KEYOPS_BAD_TICKET, /* not sealed by us, expired, or for another scope */
     KEYOPS_INTERNAL,   /* libcrypto failed */
+    KEYOPS_TOO_OFTEN,  /* more tickets opened than any honest load needs */
 };
 
 #define KEYOPS_HASH_MAX       48 /* SHA-384 */
@@ -46,6 +47,12 @@ enum keyops_refusal {
 #define KEYOPS_SCOPE_SIZE     32
 #define KEYOPS_TICKET_MAX     16384 /* plaintext session */
 #define KEYOPS_TICKET_EXTRA   32    /* what sealing adds: period (4), nonce (12), tag (16) */
+
+#define KEYOPS_BUILD_MAX 64 /* with the NUL */
+
+struct keyops_hello {
+    char build[KEYOPS_BUILD_MAX]; /* must equal ours */
+};
 
 struct keyops_sign_tls13 {
     uint32_t number;
@@ -96,6 +103,8 @@ extern const size_t keyops_handshaker_rule_count;
 
 /* Encoders write a body into buffer and return its size, 0 if it does not fit.
  * Decoders return true if the body was well-formed to its last byte. */
+size_t keyops_put_hello(const struct keyops_hello *m, void *buffer, size_t size);
+bool keyops_get_hello(struct keyops_hello *m, const void *body, size_t size);
 size_t keyops_put_sign_tls13(const struct keyops_sign_tls13 *m, void *buffer, size_t size);
 bool keyops_get_sign_tls13(struct keyops_sign_tls13 *m, const void *body, size_t size);
 size_t keyops_put_sign_tls12_server(const struct keyops_sign_tls12_server *m, void *buffer,
