@@ -7,6 +7,7 @@
 #ifndef AGENT_ROLES_H
 #define AGENT_ROLES_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include "agent/config.h"
@@ -30,7 +31,10 @@ struct role_args {
     unsigned cell;
 };
 
-void supervisor_main(struct config *config) __attribute__((noreturn));
+/* Run the agent: in the foreground, or in the background once everything is up. */
+void supervisor_main(struct config *config, bool foreground) __attribute__((noreturn));
+/* Check what a start would: keys and certificates too. The exit status of `tlsagentd -t`. */
+int supervisor_check(struct config *config);
 void loader_main(const struct role_args *args) __attribute__((noreturn));
 void keeper_main(const struct role_args *args) __attribute__((noreturn));
 void handshaker_main(const struct role_args *args) __attribute__((noreturn));

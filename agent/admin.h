@@ -1,0 +1,60 @@
+/*
+ * admin.h: the control socket, where the command `tlsagent` asks how things are.
+ *
+ * Role: supervisor. Only root and the user that runs the agent are answered. Nothing here waits
+ * for anybody: an answer goes out as fast as it is read, and who does not read is hung up on.
+ */
+#ifndef AGENT_ADMIN_H
+#define AGENT_ADMIN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "agent/cells.h"
+#include "agent/greet.h"
+#include "agent/load.h"
+#include "agent/loop.h"
+
+#define ADMIN_SESSIONS    4    /* at once; more are told to come back */
+#define ADMIN_PATIENCE_MS 5000 /* for a session from connect to its end */
+#define ADMIN_ANSWER_MS   500  /* for the roles' fresh numbers; then the last known are told */
+
+enum admin_state {
+    ADMIN_FREE,
+    ADMIN_ASKED_NOTHING,
+    ADMIN_COLLECTING, /* PINGs are out */
+    ADMIN_ANSWERING,
+};
+
+struct admin;
+
+struct admin_session {
+    struct loop_watch watch; /* first; fd: the connection, owned */
+    struct loop_timer timer;
+    struct admin *admin;
+    enum admin_state state;
+    size_t next; /* ANSWERING: number of the message to send next */
+};
+
+struct admin {
+    struct loop_watch watch; /* first; fd: the listening socket, not owned */
+    struct loop *loop;       /* does not own this and the next four */
+    const struct config *config;
+    struct cells *cells;
+    const struct greet *greet;
+    const struct load_result *generations;
+    uint64_t started; /* ms */
+    int spare;        /* for listen_accept() */
+    struct admin_session sessions[ADMIN_SESSIONS];
+};
+
+/* Begin to serve the listening socket. admin must stay where it is. Dies if the system refuses. */
+void admin_init(struct admin *admin, int listener, struct loop *loop, const struct config *config,
+                struct cells *cells, const struct greet *greet,
+                const struct load_result *generations);
+
+/* Every process has answered its last PING: those who wait for it get their answer. */
+void admin_answered(struct admin *admin);
+
+#endif

@@ -1,0 +1,614 @@
+/* cells.c: see cells.h. */
+#include "agent/cells.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "agent/log.h"
+#include "agent/roles.h"
+#include "agent/spawn.h"
+
+#define MESSAGES_PER_EVENT 64 /* then the other channels get their turn */
+#define STOP_MS            500
+
+static void start_cell(struct cell *cell);
+static void fail_cell(struct cell *cell, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+static const char *
+process_name(const struct cell_process *process, char *text, size_t size)
+{
+    snprintf(text, size, "%s %u.%u", spawn_role_name(process->role), process->cell->group,
+             process->cell->number);
+    return text;
+}
+
+/* "was killed by signal 31 (Bad system call)" */
+static const char *
+ending(int status, char *text, size_t size)
+{
+    if (WIFSIGNALED(status))
+        snprintf(text, size, "was killed by signal %d (%s)", WTERMSIG(status),
+                 strsignal(WTERMSIG(status)));
+    else
+        snprintf(text, size, "ended with status %d", WEXITSTATUS(status));
+    return text;
+}
+
+static void
+add_counters(struct control_context_counters *sum, const struct control_context_counters *more)
+{
+    sum->started += more->started;
+    sum->full += more->full;
+    sum->resumed += more->resumed;
+    sum->expired += more->expired;
+    for (size_t i = 0; i < CONTROL_FAILURES; i++)
+        sum->failed[i] += more->failed[i];
+}
+
+void
+cells_sum_counters(const struct cells *cells, unsigned context,
+                   struct control_context_counters *sum)
+{
+    *sum = cells->dead[context];
+    for (unsigned i = 0; i < cells->count; i++)
+        add_counters(sum, &cells->list[i].counters[context]);
+    sum->context = (uint16_t)context;
+}
+
+/* ---- the end of a cell ---- */
+
+/* Close the channel and kill, without waiting: a process in an uninterruptible close() may never
+ * die, and its replacement must not wait for it. SIGCHLD tells when it did. */
+static void
+end_process(struct cell_process *process)
+{
+    if (process->watch.fd != -1) {
+        loop_watch_set(process->cell->cells->loop, &process->watch, 0);
+        close(process->watch.fd);
+        process->watch.fd = -1;
+    }
+    if (process->pid > 0)
+        kill(process->pid, SIGKILL);
+    process->pid = 0;
+}
+
+/* How long to wait before the cell is started again. */
+static uint64_t
+backoff(struct cell *cell, uint64_t now)
+{
+    uint64_t wait = CELLS_BACKOFF_MIN_MS;
+
+    if (cell->up_since != 0 && now - cell->up_since >= CELLS_STABLE_MS)
+        cell->fast_deaths = 0;
+    cell->fast_deaths++;
+    if (cell->fast_deaths == 1)
+        return 0;
+    for (unsigned i = 2; i < cell->fast_deaths && wait < CELLS_BACKOFF_MAX_MS; i++)
+        wait *= 2;
+    return wait < CELLS_BACKOFF_MAX_MS ? wait : CELLS_BACKOFF_MAX_MS;
+}
+
+/* The cell is of no use any more: clear it away and have it replaced. Its processes' structures are
+ * those of the next ones when this returns. */
+static void
+fail_cell(struct cell *cell, const char *format, ...)
+{
+    struct cells *cells = cell->cells;
+    char why[ERROR_TEXT_MAX];
+    uint64_t wait;
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(why, sizeof(why), format, args);
+    va_end(args);
+    end_process(&cell->keeper);
+    end_process(&cell->handshaker);
+    for (size_t i = 0; i < cells->config->context_count; i++)
+        add_counters(&cells->dead[i], &cell->counters[i]);
+    memset(cell->counters, 0, cells->config->context_count * sizeof(*cell->counters));
+    wait = backoff(cell, loop_now(cells->loop));
+    cell->state = CELL_DOWN;
+    cell->up_since = 0;
+    cell->restarts++;
+    loop_timer_stop(cells->loop, &cell->timer);
+    cells->hooks.down(cell, why, cells->hooks.data);
+    if (wait == 0) {
+        log_error("%s; the cell is replaced", why);
+        start_cell(cell);
+    } else {
+        log_error("%s; the cell is replaced in %u ms", why, (unsigned)wait);
+        loop_timer_set(cells->loop, &cell->timer, wait);
+    }
+}
+
+/* The process closed its channel. It is ending, so its status is a moment away at most. */
+static void
+fail_closed(struct cell_process *process)
+{
+    char name[32], how[80];
+    pid_t pid = process->pid;
+    int status;
+
+    process_name(process, name, sizeof(name));
+    for (int i = 0; i < 10 && pid > 0; i++) {
+        if (waitpid(pid, &status, WNOHANG) == pid) {
+            process->pid = 0;
+            fail_cell(process->cell, "%s (pid %d) %s", name, (int)pid,
+                      ending(status, how, sizeof(how)));
+            return;
+        }
+        poll(NULL, 0, 2);
+    }
+    fail_cell(process->cell, "%s (pid %d) closed its channel", name, (int)pid);
+}
+
+/* The running process with this pid, NULL if it is none of ours. */
+static struct cell_process *
+find_process(struct cells *cells, pid_t pid)
+{
+    for (unsigned i = 0; i < cells->count; i++) {
+        if (cells->list[i].keeper.pid == pid)
+            return &cells->list[i].keeper;
+        if (cells->list[i].handshaker.pid == pid)
+            return &cells->list[i].handshaker;
+    }
+    return NULL;
+}
+
+void
+cells_reaped(struct cells *cells, pid_t pid, int status)
+{
+    struct cell_process *process = find_process(cells, pid);
+    char name[32], how[80];
+
+    if (process == NULL)
+        return; /* one that we killed */
+    process->pid = 0;
+    fail_cell(process->cell, "%s (pid %d) %s", process_name(process, name, sizeof(name)), (int)pid,
+              ending(status, how, sizeof(how)));
+}
+
+/* ---- messages from a process; each returns false after fail_cell() ---- */
+
+static bool
+refuse(struct cell_process *process, const char *what)
+{
+    char name[32];
+
+    fail_cell(process->cell, "%s %s", process_name(process, name, sizeof(name)), what);
+    return false;
+}
+
+/* What a role gets once it has shown that it is of our build. */
+static bool
+hand_generation(struct cell_process *process)
+{
+    struct cells *cells = process->cell->cells;
+    const struct load_result *parts = &cells->generations[process->cell->group];
+    struct control_generation message = {.generation = parts->generation};
+    bool keeper = process->role == CONTROL_KEEPER;
+    uint8_t body[8];
+    size_t size = control_put_generation(&message, body, sizeof(body));
+
+    if (channel_send(process->watch.fd, keeper ? CONTROL_SECRET : CONTROL_PUBLIC, body, size,
+                     keeper ? &parts->secret_fd : &parts->public_fd, 1) != CHANNEL_OK)
+        return refuse(process, "does not take its generation");
+    for (size_t i = 0; i < cells->listener_count && !keeper; i++) {
+        const struct listen_socket *listener = &cells->listeners[i];
+        struct control_listener detail = {.context = (uint16_t)listener->context};
+
+        if (cells->config->contexts[listener->context].cell_group != process->cell->group)
+            continue;
+        size = control_put_listener(&detail, body, sizeof(body));
+        if (channel_send_wait(process->watch.fd, CONTROL_LISTENER, body, size, &listener->fd, 1,
+                              CELLS_SILENCE_MS) != CHANNEL_OK)
+            return refuse(process, "does not take its listening sockets");
+    }
+    return true;
+}
+
+static bool
+take_hello(struct cell_process *process, const struct channel_message *message)
+{
+    struct control_hello hello;
+
+    if (process->hello || !control_get_hello(&hello, message->body, message->size) ||
+        hello.role != process->role)
+        return refuse(process, "sent a wrong HELLO");
+    if (strcmp(hello.build, role_build_id) != 0)
+        return refuse(process, "is of another build than the supervisor");
+    process->hello = true;
+    return hand_generation(process);
+}
+
+static bool
+take_ready(struct cell_process *process, const struct channel_message *message)
+{
+    struct cell *cell = process->cell;
+    struct cells *cells = cell->cells;
+    struct control_ready ready;
+
+    if (!process->hello || process->ready ||
+        !control_get_ready(&ready, message->body, message->size) ||
+        ready.generation != cells->generations[cell->group].generation)
+        return refuse(process, "sent a wrong READY");
+    process->ready = true;
+    if (!cell->keeper.ready || !cell->handshaker.ready)
+        return true;
+    loop_timer_stop(cells->loop, &cell->timer);
+    cell->state = CELL_UP;
+    cell->up_since = loop_now(cells->loop);
+    log_info("cell %u.%u is up: keeper %d, handshaker %d", cell->group, cell->number,
+             (int)cell->keeper.pid, (int)cell->handshaker.pid);
+    cells->hooks.up(cell, cells->hooks.data);
+    return true;
+}
+
+static bool
+take_pong(struct cell_process *process, const struct channel_message *message)
+{
+    struct cells *cells = process->cell->cells;
+    struct control_pong pong;
+
+    if (!process->ready || !control_get_pong(&pong, message->body, message->size) ||
+        pong.number <= process->ponged || pong.number > process->ping)
+        return refuse(process, "sent a PONG that nobody asked for");
+    process->pong = pong;
+    process->ponged = pong.number;
+    process->unanswered_since = pong.number == process->ping ? 0 : loop_now(cells->loop);
+    if (cells_answered(cells))
+        cells->hooks.answered(cells->hooks.data);
+    return true;
+}
+
+static bool
+take_counters(struct cell_process *process, const struct channel_message *message)
+{
+    struct cell *cell = process->cell;
+    const struct config *config = cell->cells->config;
+    struct control_context_counters counters;
+
+    if (!process->ready || process->role != CONTROL_HANDSHAKER ||
+        !control_get_context_counters(&counters, message->body, message->size) ||
+        counters.context >= config->context_count ||
+        config->contexts[counters.context].cell_group != cell->group)
+        return refuse(process, "sent counters of a context that is not its own");
+    cell->counters[counters.context] = counters;
+    return true;
+}
+
+static bool
+dispatch(struct cell_process *process, const struct channel_message *message)
+{
+    switch ((enum control_type)message->type) {
+    case CONTROL_HELLO:
+        return take_hello(process, message);
+    case CONTROL_READY:
+        return take_ready(process, message);
+    case CONTROL_PONG:
+        return take_pong(process, message);
+    case CONTROL_CONTEXT_COUNTERS:
+        return take_counters(process, message);
+    default:
+        return refuse(process, "sent a message of an unknown type");
+    }
+}
+
+static void
+process_ready(struct loop_watch *watch, uint32_t events)
+{
+    struct cell_process *process = (struct cell_process *)watch;
+    struct cells *cells = process->cell->cells;
+
+    (void)events;
+    for (int i = 0; i < MESSAGES_PER_EVENT; i++) {
+        struct channel_message message;
+        struct error error = {""};
+        char name[32];
+
+        switch (channel_receive(watch->fd, control_supervisor_rules, control_supervisor_rule_count,
+                                cells->buffer, CHANNEL_BUFFER_SIZE, &message, &error)) {
+        case CHANNEL_OK:
+            if (!dispatch(process, &message))
+                return; /* the structure belongs to the next process now */
+            break;
+        case CHANNEL_AGAIN:
+            return;
+        case CHANNEL_CLOSED:
+            fail_closed(process);
+            return;
+        case CHANNEL_REFUSED:
+        case CHANNEL_FAILED:
+            fail_cell(process->cell, "%s broke the protocol: %s",
+                      process_name(process, name, sizeof(name)), error.text);
+            return;
+        }
+    }
+}
+
+/* ---- the start of a cell ---- */
+
+static int
+start_process(struct cell_process *process, int control, int child_control, int peer,
+              struct error *error)
+{
+    struct cell *cell = process->cell;
+    const struct config *config = cell->cells->config;
+    struct role_args args = {.log_level = config->log_level,
+                             .log_syslog = config->log == CONFIG_LOG_SYSLOG,
+                             .uid = config->uid,
+                             .gid = config->gid,
+                             .cpu = cell->cpu,
+                             .cell = cell->number};
+
+    process->hello = process->ready = false;
+    process->ping = process->ponged = 0;
+    process->unanswered_since = 0;
+    memset(&process->pong, 0, sizeof(process->pong));
+    process->started = loop_now(cell->cells->loop);
+    process_name(process, args.name, sizeof(args.name));
+    loop_watch_init(&process->watch, control, process_ready);
+    process->pid = spawn_role(process->role, &args, child_control, peer, error);
+    if (process->pid == -1) {
+        process->pid = 0;
+        return -1;
+    }
+    if (loop_watch_set(cell->cells->loop, &process->watch, EPOLLIN) == -1)
+        return error_set(error, "epoll: %s", strerror(errno));
+    return 0;
+}
+
+/* All the edges of a cell: one channel from each of its processes to the supervisor, one between
+ * the two. Over the former come the generation's part, listening sockets and workers' channels. */
+static void
+start_cell(struct cell *cell)
+{
+    int keeper_control[2] = {-1, -1}, handshaker_control[2] = {-1, -1}, between[2] = {-1, -1};
+    struct error error = {""};
+    int result = -1;
+
+    cell->state = CELL_STARTING;
+    if (channel_pair(keeper_control) == -1 || channel_pair(handshaker_control) == -1 ||
+        channel_pair(between) == -1)
+        error_set(&error, "socketpair: %s", strerror(errno));
+    else if (start_process(&cell->keeper, keeper_control[0], keeper_control[1], between[0],
+                           &error) == 0)
+        result = start_process(&cell->handshaker, handshaker_control[0], handshaker_control[1],
+                               between[1], &error);
+    /* Our ends belong to the watches now, as far as we came; all the rest is closed. */
+    if (cell->keeper.watch.fd == keeper_control[0])
+        keeper_control[0] = -1;
+    if (cell->handshaker.watch.fd == handshaker_control[0])
+        handshaker_control[0] = -1;
+    for (size_t i = 0; i < 2; i++) {
+        int fds[] = {keeper_control[i], handshaker_control[i], between[i]};
+
+        for (size_t j = 0; j < 3; j++) {
+            if (fds[j] != -1)
+                close(fds[j]);
+        }
+    }
+    if (result == -1)
+        fail_cell(cell, "cell %u.%u cannot be started: %s", cell->group, cell->number, error.text);
+    else
+        loop_timer_set(cell->cells->loop, &cell->timer, CELLS_START_MS);
+}
+
+static void
+timer_expired(struct loop_timer *timer)
+{
+    struct cell *cell = (struct cell *)timer;
+
+    if (cell->state == CELL_DOWN)
+        start_cell(cell);
+    else
+        fail_cell(cell, "cell %u.%u was not ready after %d seconds (%s)", cell->group, cell->number,
+                  CELLS_START_MS / 1000,
+                  cell->keeper.ready ? "its handshaker is late" : "its keeper is late");
+}
+
+/* ---- the watchdog ---- */
+
+static void
+ping_process(struct cell_process *process)
+{
+    struct control_ping message;
+    uint8_t body[8];
+    size_t size;
+
+    if (process->watch.fd == -1 || !process->ready)
+        return;
+    message.number = process->ping + 1;
+    size = control_put_ping(&message, body, sizeof(body));
+    if (process->unanswered_since == 0)
+        process->unanswered_since = loop_now(process->cell->cells->loop);
+    /* No room: it does not read, and the silence is being counted already. */
+    if (channel_send(process->watch.fd, CONTROL_PING, body, size, NULL, 0) == CHANNEL_OK)
+        process->ping++;
+}
+
+void
+cells_ping(struct cells *cells)
+{
+    for (unsigned i = 0; i < cells->count; i++) {
+        ping_process(&cells->list[i].keeper);
+        ping_process(&cells->list[i].handshaker);
+    }
+}
+
+bool
+cells_answered(const struct cells *cells)
+{
+    for (unsigned i = 0; i < cells->count; i++) {
+        const struct cell *cell = &cells->list[i];
+
+        if (cell->keeper.unanswered_since != 0 || cell->handshaker.unanswered_since != 0)
+            return false;
+    }
+    return true;
+}
+
+static bool
+is_stalled(const struct cell_process *process, uint64_t now)
+{
+    return process->watch.fd != -1 && process->unanswered_since != 0 &&
+           now - process->unanswered_since >= CELLS_SILENCE_MS;
+}
+
+static void
+ping_expired(struct loop_timer *timer)
+{
+    struct cells *cells =
+        (struct cells *)((char *)timer - offsetof(struct cells, ping_timer)); /* its member */
+    uint64_t now = loop_now(cells->loop);
+    char name[32];
+
+    for (unsigned i = 0; i < cells->count; i++) {
+        struct cell *cell = &cells->list[i];
+        struct cell_process *stalled = NULL;
+
+        if (is_stalled(&cell->handshaker, now))
+            stalled = &cell->handshaker;
+        else if (is_stalled(&cell->keeper, now))
+            stalled = &cell->keeper;
+        if (stalled != NULL)
+            fail_cell(cell, "%s (pid %d) has not answered for %d seconds",
+                      process_name(stalled, name, sizeof(name)), (int)stalled->pid,
+                      CELLS_SILENCE_MS / 1000);
+    }
+    cells_ping(cells);
+    loop_timer_set(cells->loop, &cells->ping_timer, CELLS_PING_MS);
+}
+
+/* ---- all of them ---- */
+
+static void *
+allocate(size_t count, size_t size)
+{
+    void *memory = calloc(count > 0 ? count : 1, size);
+
+    if (memory == NULL)
+        log_die("out of memory");
+    return memory;
+}
+
+static void
+init_process(struct cell *cell, struct cell_process *process, enum control_role role)
+{
+    process->cell = cell;
+    process->role = role;
+    loop_watch_init(&process->watch, -1, process_ready);
+}
+
+void
+cells_init(struct cells *cells, struct loop *loop, const struct config *config,
+           const struct load_result *generations, const struct listen_socket *listeners,
+           size_t listener_count, const struct cells_hooks *hooks)
+{
+    memset(cells, 0, sizeof(*cells));
+    cells->loop = loop;
+    cells->config = config;
+    cells->generations = generations;
+    cells->listeners = listeners;
+    cells->listener_count = listener_count;
+    cells->hooks = *hooks;
+    cells->count = config->cells * config->cell_group_count;
+    cells->list = allocate(cells->count, sizeof(*cells->list));
+    cells->dead = allocate(config->context_count, sizeof(*cells->dead));
+    cells->buffer = allocate(1, CHANNEL_BUFFER_SIZE);
+    for (unsigned i = 0; i < cells->count; i++) {
+        struct cell *cell = &cells->list[i];
+
+        cell->cells = cells;
+        cell->number = i;
+        cell->group = i / config->cells;
+        cell->cpu = spawn_cpu_of(i % config->cells);
+        cell->state = CELL_DOWN;
+        cell->counters = allocate(config->context_count, sizeof(*cell->counters));
+        loop_timer_init(&cell->timer, timer_expired);
+        init_process(cell, &cell->keeper, CONTROL_KEEPER);
+        init_process(cell, &cell->handshaker, CONTROL_HANDSHAKER);
+    }
+    loop_timer_init(&cells->ping_timer, ping_expired);
+}
+
+void
+cells_start(struct cells *cells)
+{
+    for (unsigned i = 0; i < cells->count; i++)
+        start_cell(&cells->list[i]);
+    loop_timer_set(cells->loop, &cells->ping_timer, CELLS_PING_MS);
+}
+
+unsigned
+cells_up(const struct cells *cells)
+{
+    unsigned up = 0;
+
+    for (unsigned i = 0; i < cells->count; i++)
+        up += cells->list[i].state == CELL_UP;
+    return up;
+}
+
+enum channel_result
+cells_pass_worker(struct cell *cell, const struct control_worker *worker, int channel)
+{
+    uint8_t body[16 + 4 * CONTROL_GROUPS_MAX];
+    size_t size = control_put_worker(worker, body, sizeof(body));
+
+    if (cell->state != CELL_UP)
+        return CHANNEL_CLOSED;
+    return channel_send(cell->handshaker.watch.fd, CONTROL_WORKER, body, size, &channel, 1);
+}
+
+/* Reap what has ended. True if children are left. */
+static bool
+reap_ended(struct cells *cells)
+{
+    pid_t pid;
+
+    while ((pid = waitpid(-1, NULL, WNOHANG)) > 0) {
+        struct cell_process *process = find_process(cells, pid);
+
+        if (process != NULL)
+            process->pid = 0;
+    }
+    return pid == 0;
+}
+
+void
+cells_stop(struct cells *cells)
+{
+    bool left = true;
+
+    for (unsigned i = 0; i < cells->count; i++) {
+        struct cell_process *both[] = {&cells->list[i].handshaker, &cells->list[i].keeper};
+
+        for (size_t j = 0; j < 2; j++) {
+            if (both[j]->watch.fd == -1)
+                continue;
+            loop_watch_set(cells->loop, &both[j]->watch, 0);
+            close(both[j]->watch.fd);
+            both[j]->watch.fd = -1;
+        }
+    }
+    for (int waited = 0; waited < STOP_MS && left; waited += 5) {
+        left = reap_ended(cells);
+        if (left)
+            poll(NULL, 0, 5);
+    }
+    for (unsigned i = 0; i < cells->count && left; i++) {
+        end_process(&cells->list[i].handshaker);
+        end_process(&cells->list[i].keeper);
+    }
+}

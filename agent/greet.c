@@ -1,0 +1,405 @@
+/* greet.c: see greet.h. */
+#include "agent/greet.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "agent/listen.h"
+#include "agent/log.h"
+#include "agent/roles.h"
+#include "protocol/service.h"
+
+#ifndef SO_PEERGROUPS
+#define SO_PEERGROUPS 59 /* Linux 4.13 */
+#endif
+
+#define UNMAPPED       65534     /* what the kernel shows for ids that our user namespace lacks */
+#define KERNEL_GROUPS  65536     /* NGROUPS_MAX */
+#define GREETING_BYTES (1 << 20) /* asked for; the kernel gives what it allows */
+#define RETRY_MS       100
+#define DENIED_LOG_MS  1000
+
+struct greet_worker {
+    struct loop_watch watch; /* first; fd: the connection, owned */
+    struct greet *greet;
+    struct greet_worker *previous;
+    struct greet_worker *next;
+    struct control_worker who;
+    bool wanted[]; /* by cell: a channel is to be sent */
+};
+
+/* ---- who may what ---- */
+
+static bool
+has_group(const struct control_worker *worker, gid_t gid)
+{
+    if (gid == UNMAPPED)
+        return false;
+    if (worker->gid == gid)
+        return true;
+    for (size_t i = 0; i < worker->group_count; i++) {
+        if (worker->groups[i] == gid)
+            return true;
+    }
+    return false;
+}
+
+bool
+greet_context_allows(const struct config_context *context, const struct control_worker *worker)
+{
+    for (size_t i = 0; i < context->user_count; i++) {
+        if (context->users[i] == worker->uid && worker->uid != UNMAPPED)
+            return true;
+    }
+    for (size_t i = 0; i < context->group_allowed_count; i++) {
+        if (has_group(worker, context->groups_allowed[i]))
+            return true;
+    }
+    return false;
+}
+
+static bool
+may_use_group(const struct greet_worker *worker, unsigned group)
+{
+    const struct config *config = worker->greet->config;
+
+    for (size_t i = 0; i < config->context_count; i++) {
+        if (config->contexts[i].cell_group == group &&
+            greet_context_allows(&config->contexts[i], &worker->who))
+            return true;
+    }
+    return false;
+}
+
+/* True if some context names this group: others are nobody's business, and there may be many. */
+static bool
+is_named_group(const struct config *config, gid_t gid)
+{
+    for (size_t i = 0; i < config->context_count; i++) {
+        for (size_t j = 0; j < config->contexts[i].group_allowed_count; j++) {
+            if (config->contexts[i].groups_allowed[j] == gid)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* What the kernel says about the other side. Returns 0, or -1 with errno. */
+static int
+read_credentials(int fd, const struct config *config, struct control_worker *who)
+{
+    static gid_t groups[KERNEL_GROUPS];
+    struct ucred peer;
+    socklen_t size = sizeof(peer);
+
+    memset(who, 0, sizeof(*who));
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == -1)
+        return -1;
+    who->uid = peer.uid;
+    who->gid = peer.gid;
+    who->pid = (uint32_t)peer.pid;
+    size = sizeof(groups);
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &size) == -1)
+        return -1;
+    for (size_t i = 0; i < size / sizeof(groups[0]) && who->group_count < CONTROL_GROUPS_MAX; i++) {
+        if (is_named_group(config, groups[i]))
+            who->groups[who->group_count++] = groups[i];
+    }
+    return 0;
+}
+
+/* ---- one worker's connection ---- */
+
+static void
+drop_worker(struct greet_worker *worker)
+{
+    struct greet *greet = worker->greet;
+
+    loop_watch_set(greet->loop, &worker->watch, 0);
+    close(worker->watch.fd);
+    if (worker->previous != NULL)
+        worker->previous->next = worker->next;
+    else
+        greet->workers = worker->next;
+    if (worker->next != NULL)
+        worker->next->previous = worker->previous;
+    greet->worker_count--;
+    loop_free_later(greet->loop, worker);
+}
+
+/* The worker said something, or is gone: both end the connection. */
+static void
+worker_ready(struct loop_watch *watch, uint32_t events)
+{
+    struct greet_worker *worker = (struct greet_worker *)watch;
+
+    if ((events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)) == 0)
+        log_warning("worker uid %u (pid %u) wrote to the greeting socket, where nothing may be "
+                    "said: closed",
+                    worker->who.uid, worker->who.pid);
+    drop_worker(worker);
+}
+
+enum pass_result {
+    PASS_DONE,
+    PASS_LATER,     /* the handshaker has no room now */
+    PASS_NO_WORKER, /* the worker does not take it: drop it */
+};
+
+/* Make a channel between the worker and a cell. */
+static enum pass_result
+pass_channel(struct greet_worker *worker, struct cell *cell)
+{
+    struct service_channel message = {.group = (uint16_t)cell->group,
+                                      .cell = (uint16_t)cell->number};
+    enum pass_result outcome = PASS_DONE;
+    uint8_t body[8];
+    size_t size = service_put_channel(&message, body, sizeof(body));
+    int pair[2];
+
+    if (channel_pair(pair) == -1)
+        return PASS_LATER;
+    switch (cells_pass_worker(cell, &worker->who, pair[0])) {
+    case CHANNEL_OK:
+        if (channel_send(worker->watch.fd, SERVICE_CHANNEL, body, size, &pair[1], 1) != CHANNEL_OK)
+            outcome = PASS_NO_WORKER;
+        break;
+    case CHANNEL_AGAIN:
+    case CHANNEL_FAILED:
+        outcome = PASS_LATER;
+        break;
+    default:
+        break; /* the cell is going; its successor will be announced */
+    }
+    close(pair[0]);
+    close(pair[1]);
+    return outcome;
+}
+
+/* Send every channel that is wanted and can be had. Returns false if the worker was dropped. */
+static bool
+serve_worker(struct greet_worker *worker)
+{
+    struct greet *greet = worker->greet;
+
+    for (unsigned i = 0; i < greet->cells->count; i++) {
+        enum pass_result result;
+
+        if (!worker->wanted[i])
+            continue;
+        result = pass_channel(worker, &greet->cells->list[i]);
+        if (result == PASS_NO_WORKER) {
+            log_info("worker uid %u (pid %u) does not read its greeting: closed", worker->who.uid,
+                     worker->who.pid);
+            drop_worker(worker);
+            return false;
+        }
+        worker->wanted[i] = result == PASS_LATER;
+        if (result == PASS_LATER)
+            loop_timer_set(greet->loop, &greet->retry, RETRY_MS);
+    }
+    return true;
+}
+
+static void
+retry_expired(struct loop_timer *timer)
+{
+    struct greet *greet = (struct greet *)((char *)timer - offsetof(struct greet, retry));
+    struct greet_worker *next;
+
+    for (struct greet_worker *worker = greet->workers; worker != NULL; worker = next) {
+        next = worker->next;
+        serve_worker(worker);
+    }
+}
+
+void
+greet_cell_up(struct greet *greet, struct cell *cell)
+{
+    struct greet_worker *next;
+
+    for (struct greet_worker *worker = greet->workers; worker != NULL; worker = next) {
+        next = worker->next;
+        if (may_use_group(worker, cell->group)) {
+            worker->wanted[cell->number] = true;
+            serve_worker(worker);
+        }
+    }
+}
+
+/* ---- a new connection ---- */
+
+static void
+log_denied(struct greet *greet, const char *text)
+{
+    uint64_t now = loop_now(greet->loop);
+
+    if (greet->denied_logged != 0 && now - greet->denied_logged < DENIED_LOG_MS) {
+        greet->denied_silent++;
+        return;
+    }
+    log_warning("worker refused: %s", text);
+    if (greet->denied_silent > 0)
+        log_warning("and %u more were refused before it", greet->denied_silent);
+    greet->denied_silent = 0;
+    greet->denied_logged = now;
+}
+
+/* Answer with a text and hang up. */
+static void __attribute__((format(printf, 3, 4)))
+deny(struct greet *greet, int fd, const char *format, ...)
+{
+    struct service_denied message;
+    uint8_t body[SERVICE_TEXT_MAX + 4];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(message.text, sizeof(message.text), format, args);
+    va_end(args);
+    /* A fresh connection has room for this; if not, it is closed all the same. */
+    (void)channel_send(fd, SERVICE_DENIED, body, service_put_denied(&message, body, sizeof(body)),
+                       NULL, 0);
+    close(fd);
+    greet->denied++;
+    log_denied(greet, message.text);
+}
+
+/* WELCOME and the contexts. Returns false if they could not be sent. */
+static bool
+send_welcome(const struct greet_worker *worker)
+{
+    const struct config *config = worker->greet->config;
+    struct service_welcome welcome = {.protocol = SERVICE_PROTOCOL};
+    uint8_t body[SERVICE_NAME_MAX + SERVICE_BUILD_MAX];
+    size_t size;
+
+    snprintf(welcome.build, sizeof(welcome.build), "%s", role_build_id);
+    size = service_put_welcome(&welcome, body, sizeof(body));
+    if (channel_send(worker->watch.fd, SERVICE_WELCOME, body, size, NULL, 0) != CHANNEL_OK)
+        return false;
+    for (size_t i = 0; i < config->context_count; i++) {
+        const struct config_context *context = &config->contexts[i];
+        struct service_context message = {.group = (uint16_t)context->cell_group,
+                                          .listens = context->listen_count > 0};
+
+        if (!greet_context_allows(context, &worker->who))
+            continue;
+        snprintf(message.name, sizeof(message.name), "%s", context->name);
+        size = service_put_context(&message, body, sizeof(body));
+        if (channel_send(worker->watch.fd, SERVICE_CONTEXT, body, size, NULL, 0) != CHANNEL_OK)
+            return false;
+    }
+    return true;
+}
+
+static unsigned
+connections_of(const struct greet *greet, uid_t uid)
+{
+    unsigned count = 0;
+
+    for (const struct greet_worker *worker = greet->workers; worker != NULL; worker = worker->next)
+        count += worker->who.uid == uid;
+    return count;
+}
+
+/* Take the connection in: from here on it is in the list and drop_worker() ends it. */
+static void
+add_worker(struct greet *greet, int fd, const struct control_worker *who)
+{
+    const int buffer = GREETING_BYTES;
+    struct greet_worker *worker =
+        calloc(1, sizeof(*worker) + greet->cells->count * sizeof(worker->wanted[0]));
+
+    if (worker == NULL) {
+        deny(greet, fd, "the agent is out of memory: try again later");
+        return;
+    }
+    /* Many contexts make a long greeting; what does not fit ends the connection. */
+    (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
+    worker->greet = greet;
+    worker->who = *who;
+    loop_watch_init(&worker->watch, fd, worker_ready);
+    worker->next = greet->workers;
+    if (worker->next != NULL)
+        worker->next->previous = worker;
+    greet->workers = worker;
+    greet->worker_count++;
+    if (loop_watch_set(greet->loop, &worker->watch, EPOLLIN | EPOLLRDHUP) == -1 ||
+        !send_welcome(worker)) {
+        drop_worker(worker);
+        return;
+    }
+    for (unsigned i = 0; i < greet->cells->count; i++)
+        worker->wanted[i] = greet->cells->list[i].state == CELL_UP &&
+                            may_use_group(worker, greet->cells->list[i].group);
+    if (serve_worker(worker))
+        log_debug("worker uid %u (pid %u) was greeted", who->uid, who->pid);
+}
+
+static void
+greet_connection(struct greet *greet, int fd)
+{
+    const struct config *config = greet->config;
+    struct control_worker who;
+    bool allowed = false;
+
+    if (read_credentials(fd, config, &who) == -1) {
+        deny(greet, fd, "the agent cannot see who is calling: %s", strerror(errno));
+        return;
+    }
+    for (size_t i = 0; i < config->context_count && !allowed; i++)
+        allowed = greet_context_allows(&config->contexts[i], &who);
+    if (!allowed)
+        deny(greet, fd,
+             "not permitted: uid %u (pid %u) is in no context of this agent: add it to `workers` "
+             "in %s",
+             who.uid, who.pid, config->file);
+    else if (connections_of(greet, who.uid) >= config->max_channels)
+        deny(greet, fd,
+             "uid %u has %u connections to the agent already: close some, or raise "
+             "`max_channels` in %s",
+             who.uid, config->max_channels, config->file);
+    else
+        add_worker(greet, fd, &who);
+}
+
+/* One connection per event: cells and signals get their turn in between. */
+static void
+listener_ready(struct loop_watch *watch, uint32_t events)
+{
+    struct greet *greet = (struct greet *)watch;
+    bool exhausted;
+    int fd = listen_accept(watch->fd, &greet->spare, &exhausted);
+
+    (void)events;
+    if (fd == -1)
+        return;
+    if (!exhausted) {
+        greet_connection(greet, fd);
+        return;
+    }
+    deny(greet, fd, "the agent is out of file descriptors: raise its limit of open files");
+    greet->spare = listen_open_spare();
+}
+
+void
+greet_init(struct greet *greet, int listener, struct loop *loop, const struct config *config,
+           struct cells *cells)
+{
+    memset(greet, 0, sizeof(*greet));
+    greet->loop = loop;
+    greet->config = config;
+    greet->cells = cells;
+    greet->spare = listen_open_spare();
+    loop_timer_init(&greet->retry, retry_expired);
+    loop_watch_init(&greet->watch, listener, listener_ready);
+    if (greet->spare == -1 || loop_watch_set(loop, &greet->watch, EPOLLIN) == -1)
+        log_die("cannot serve the socket: %s", strerror(errno));
+}
