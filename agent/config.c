@@ -292,11 +292,7 @@ read_names(struct reader *reader, cfg_t *block, struct config_identity *identity
 {
     const struct config_value *value;
 
-    if (config_value_is_host(identity->label) && add_name(identity, identity->label) == -1)
-        return FAIL_BLOCK(reader, block, "identity", "out of memory");
     for (size_t i = 0; (value = config_text_get_nth(block, "names", i)) != NULL; i++) {
-        size_t length = strlen(value->text);
-
         if (!config_value_is_host(value->text))
             return FAIL(reader, value, "names",
                         "\"%s\" is not a host name; write for instance \"www.example.org\" or "
@@ -305,7 +301,7 @@ read_names(struct reader *reader, cfg_t *block, struct config_identity *identity
         if (identity->name_count == LOAD_NAMES_MAX)
             return FAIL(reader, value, "names", "more than %d names in one identity; make two",
                         LOAD_NAMES_MAX);
-        if (length >= SERVICE_HOST_MAX || add_name(identity, value->text) == -1)
+        if (add_name(identity, value->text) == -1)
             return FAIL(reader, value, "names", "out of memory");
     }
     return 0;

@@ -37,8 +37,8 @@ struct config_identity {
     char *certificate;     /* path; PEM, DER, PKCS#12 or combined */
     char *key;             /* path, or NULL: the key is in the certificate's file */
     char *passphrase_file; /* path or NULL */
-    char **names; /* SNI names beside those in the certificate, in lower case: a block's title if
-                     it is a host name, then those written; may be wildcards "*.example.org" */
+    char **names; /* written SNI names, in lower case; may be wildcards "*.example.org". The loader
+                     adds those in the certificate, and the label if it is one */
     size_t name_count;
     bool is_default; /* used when no name matches and when the client sends none */
     unsigned line;   /* in the configuration file; 0 if found in a directory */

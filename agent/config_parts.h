@@ -96,7 +96,7 @@ int config_value_group(const struct config_value *value, const char *key, gid_t 
 /* A path that is absolute, made so with the directory of config_file. NULL if memory is short. */
 char *config_value_path(const char *config_file, const char *text);
 
-/* Whether text is a host name as SNI has it (at least one dot), or "*." and one. */
+/* Whether text is a host name as SNI has it, or "*." and one. */
 bool config_value_is_host(const char *text);
 
 /* ---- config_identities.c ---- */

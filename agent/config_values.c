@@ -394,22 +394,19 @@ bool
 config_value_is_host(const char *text)
 {
     const char *p = strncmp(text, "*.", 2) == 0 ? text + 2 : text;
-    size_t label = 0;
-    bool dots = p != text;
+    size_t length;
 
-    if (strlen(text) >= SERVICE_HOST_MAX)
+    if (strlen(text) > 253)
         return false;
-    for (; *p != '\0'; p++) {
-        if (*p == '.') {
-            if (label == 0)
-                return false;
-            label = 0;
-            dots = true;
-        } else if (isalnum((unsigned char)*p) || *p == '-' || *p == '_') {
-            if (++label > 63)
-                return false;
-        } else
+    for (;; p += length + 1) {
+        length = strcspn(p, ".");
+        if (length == 0 || length > 63 || p[0] == '-' || p[length - 1] == '-')
             return false;
+        for (size_t i = 0; i < length; i++) {
+            if (!isalnum((unsigned char)p[i]) && p[i] != '-' && p[i] != '_')
+                return false;
+        }
+        if (p[length] == '\0') /* no top-level domain is a number: that is an IP address */
+            return strspn(p, "0123456789") < length;
     }
-    return dots && label > 0;
 }

@@ -278,6 +278,12 @@ static const struct {
     {IDENTITY("certificate = a.pem\nnames = {\"www.*.org\"}"),
      "~/conf:4: names: \"www.*.org\" is not a host name; write for instance \"www.example.org\" or "
      "\"*.example.org\""},
+    {IDENTITY("certificate = a.pem\nnames = {\"192.0.2.1\"}"),
+     "~/conf:4: names: \"192.0.2.1\" is not a host name; write for instance \"www.example.org\" or "
+     "\"*.example.org\""},
+    {IDENTITY("certificate = a.pem\nnames = {\"-a.org\"}"),
+     "~/conf:4: names: \"-a.org\" is not a host name; write for instance \"www.example.org\" or "
+     "\"*.example.org\""},
     {IDENTITY("certificate = a.pem\ndefault = 1"),
      "~/conf:4: default: \"1\" is neither true nor false"},
     {"context \"www\" { identity \"\" { certificate = a.pem } }",
@@ -516,23 +522,26 @@ END_TEST
 
 START_TEST(blocks_with_one_title_are_twins)
 {
-    struct config *config = read_good(
-        CONTEXT("identity \"Www.Example.org\" { certificate = a.pem key = a.key }\n"
-                "identity \"Www.Example.org\" { certificate = a.pem names = {\"b.org\"} }\n"
-                "identity \"Www.Example.org\" { certificate = a.key }"));
+    struct config *config =
+        read_good(CONTEXT("identity \"Www.Example.org\" { certificate = a.pem key = a.key }\n"
+                          "identity \"Www.Example.org\" { certificate = a.pem names = {\"B.org\", "
+                          "localhost, \"*.b.org\"} }\n"
+                          "identity \"Www.Example.org\" { certificate = a.key }"));
     const struct config_context *context = &config->contexts[0];
 
     ck_assert_uint_eq(context->identity_count, 4);
     for (size_t i = 0; i < 3; i++) {
         ck_assert_str_eq(context->identities[i].label, "Www.Example.org");
-        ck_assert_str_eq(context->identities[i].names[0], "www.example.org");
         ck_assert_uint_eq(context->identities[i].line, i + 2);
         ck_assert(!context->identities[i].is_default); /* "a" has another label */
     }
     ck_assert_ptr_nonnull(context->identities[0].key);
     ck_assert_ptr_null(context->identities[1].key);
-    ck_assert_str_eq(context->identities[1].names[1], "b.org");
-    ck_assert_uint_eq(context->identities[3].name_count, 0); /* "a" is no host name */
+    ck_assert_uint_eq(context->identities[0].name_count, 0); /* the loader adds the title */
+    ck_assert_uint_eq(context->identities[1].name_count, 3);
+    ck_assert_str_eq(context->identities[1].names[0], "b.org");
+    ck_assert_str_eq(context->identities[1].names[1], "localhost");
+    ck_assert_str_eq(context->identities[1].names[2], "*.b.org");
     config_free(config);
 
     config = read_good("context \"w\" { " ID ID "}");
