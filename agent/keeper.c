@@ -1,0 +1,436 @@
+/*
+ * keeper.c: the role that holds the private keys and ticket keys of one cell.
+ *
+ * It has two channels and nothing else: to the supervisor (the secret part of a generation, pings)
+ * and to its one handshaker (typed requests, keyops.h). It opens no file, reads no network byte,
+ * and after its sandbox closes it computes and answers.
+ *
+ * Trust: the handshaker is the enemy: it reads the network, and may have been taken over. A request
+ * that is well-formed but not allowed is refused and counted. A message that is not even
+ * well-formed ends the process: the supervisor replaces the whole cell.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/rand.h>
+
+#include "agent/generation.h"
+#include "agent/keyring.h"
+#include "agent/log.h"
+#include "agent/roles.h"
+#include "agent/ticket.h"
+#include "protocol/control.h"
+#include "protocol/keyops.h"
+#include "sandbox/sandbox.h"
+#include "sandbox/secret.h"
+
+/* A handshaker that does not take its answer for so long is dead or hostile. */
+#define ANSWER_WAIT_MS 2000
+
+/* Memory for libcrypto: what it needs itself, and per parsed key with its contexts (RSA-4096 is the
+ * largest). A plain user may lock 8 MiB on Debian 12, which is enough for a few hundred keys. */
+#define MEMORY_BASE    ((size_t)3 << 20)
+#define MEMORY_PER_KEY ((size_t)28 << 10)
+
+struct keeper {
+    struct generation_secret *secret;
+    struct keyring *keyring;
+    struct ticket_box *tickets;
+    struct control_pong totals;
+    uint8_t in[CHANNEL_BUFFER_SIZE];
+    uint8_t result[KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA];
+    uint8_t out[KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA + 64];
+};
+
+static struct keeper keeper;
+
+/* ---- memory: everything that libcrypto allocates ---- */
+
+#ifndef SANITIZED
+static void *
+crypto_malloc(size_t size, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    return secret_malloc(size);
+}
+
+static void *
+crypto_realloc(void *pointer, size_t size, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    return secret_realloc(pointer, size);
+}
+
+static void
+crypto_free(void *pointer, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    secret_free(pointer);
+}
+
+/* Before the first call into libcrypto. */
+static void
+take_memory(size_t keys)
+{
+    struct error error = {""};
+    size_t cached = keys < KEYRING_CACHE ? keys : KEYRING_CACHE;
+    size_t size = MEMORY_BASE + cached * MEMORY_PER_KEY;
+
+    if (secret_init(size, &error) == -1)
+        log_die("%s", error.text);
+    if (CRYPTO_set_mem_functions(crypto_malloc, crypto_realloc, crypto_free) != 1)
+        log_bug("libcrypto was used before its memory was ready");
+    if (secret_kind() == SECRET_ORDINARY)
+        log_warning("memory for keys can be swapped out: allow %zu KiB of locked memory "
+                    "(ulimit -l, LimitMEMLOCK=)",
+                    (size + keeper.secret->mapping_size) >> 10);
+}
+#else
+/* The sanitizers' own allocator finds more. */
+static void
+take_memory(size_t keys)
+{
+    (void)keys;
+}
+#endif
+
+static uint64_t
+now(void)
+{
+    return (uint64_t)time(NULL);
+}
+
+/* ---- requests of the handshaker ---- */
+
+/* Handlers return 0 and a result, or a refusal; they set *number. A body that does not decode does
+ * not return. */
+typedef int handler(const struct channel_message *message, uint32_t *number, size_t *size);
+
+static void
+malformed(const char *what)
+{
+    log_die("the handshaker sent a malformed request (%s); this cell ends", what);
+}
+
+static int
+do_sign_tls13(const struct channel_message *message, uint32_t *number, size_t *size)
+{
+    struct keyops_sign_tls13 request;
+    int refusal;
+
+    if (!keyops_get_sign_tls13(&request, message->body, message->size))
+        malformed("sign-tls13");
+    *number = request.number;
+    refusal = keyring_sign_tls13(keeper.keyring, &request, keeper.result, size);
+    keeper.totals.signatures += refusal == 0;
+    return refusal;
+}
+
+static int
+do_sign_tls12_server(const struct channel_message *message, uint32_t *number, size_t *size)
+{
+    struct keyops_sign_tls12_server request;
+    int refusal;
+
+    if (!keyops_get_sign_tls12_server(&request, message->body, message->size))
+        malformed("sign-tls12-server");
+    *number = request.number;
+    refusal = keyring_sign_tls12_server(keeper.keyring, &request, keeper.result, size);
+    keeper.totals.signatures += refusal == 0;
+    return refusal;
+}
+
+static int
+do_seal_ticket(const struct channel_message *message, uint32_t *number, size_t *size)
+{
+    struct keyops_ticket request;
+    int refusal;
+
+    if (!keyops_get_ticket(&request, message->body, message->size))
+        malformed("seal-ticket");
+    *number = request.number;
+    refusal = ticket_seal(keeper.tickets, &request, keeper.result, size);
+    keeper.totals.tickets_sealed += refusal == 0;
+    return refusal;
+}
+
+static int
+do_open_ticket(const struct channel_message *message, uint32_t *number, size_t *size)
+{
+    struct keyops_ticket request;
+    int refusal;
+
+    if (!keyops_get_ticket(&request, message->body, message->size))
+        malformed("open-ticket");
+    *number = request.number;
+    refusal = ticket_open(keeper.tickets, &request, keeper.result, size);
+    keeper.totals.tickets_opened += refusal == 0;
+    return refusal;
+}
+
+/* What may be asked. secret: request and result hold a session and are wiped. */
+static const struct {
+    uint16_t type;
+    handler *handle;
+    bool secret;
+} requests[] = {
+    {KEYOPS_SIGN_TLS13, do_sign_tls13, false},
+    {KEYOPS_SIGN_TLS12_SERVER, do_sign_tls12_server, false},
+    {KEYOPS_SEAL_TICKET, do_seal_ticket, true},
+    {KEYOPS_OPEN_TICKET, do_open_ticket, true},
+};
+
+/* A refused ticket is everyday life. Anything else refused is a bug or a break-in: say so, but
+ * less and less often, so that it cannot fill the log. */
+static void
+note_refusal(int refusal, uint16_t type)
+{
+    static uint64_t alarms;
+
+    keeper.totals.refusals++;
+    if (refusal == KEYOPS_BAD_TICKET)
+        return;
+    alarms++;
+    if ((alarms & (alarms - 1)) == 0)
+        log_warning("refused a request of the handshaker (type %u, reason %d): number %llu", type,
+                    refusal, (unsigned long long)alarms);
+}
+
+static void
+send_answer(uint16_t type, size_t size)
+{
+    switch (channel_send_wait(ROLE_FD_PEER, type, keeper.out, size, NULL, 0, ANSWER_WAIT_MS)) {
+    case CHANNEL_OK:
+        return;
+    case CHANNEL_CLOSED:
+        exit(0);
+    default:
+        log_die("the handshaker does not take its answers; this cell ends");
+    }
+}
+
+static void
+serve_request(const struct channel_message *message)
+{
+    for (size_t i = 0; i < sizeof(requests) / sizeof(requests[0]); i++) {
+        struct keyops_answer answer = {.data = keeper.result};
+        struct keyops_refused refused = {0};
+        size_t size;
+        int refusal;
+
+        if (requests[i].type != message->type)
+            continue;
+        refusal = requests[i].handle(message, &answer.number, &answer.size);
+        if (refusal == 0) {
+            size = keyops_put_answer(&answer, keeper.out, sizeof(keeper.out));
+            send_answer(KEYOPS_ANSWER, size);
+            if (requests[i].secret) {
+                OPENSSL_cleanse(keeper.result, answer.size);
+                OPENSSL_cleanse(keeper.out, size);
+            }
+        } else {
+            note_refusal(refusal, message->type);
+            refused.number = answer.number;
+            refused.reason = (uint8_t)refusal;
+            size = keyops_put_refused(&refused, keeper.out, sizeof(keeper.out));
+            send_answer(KEYOPS_REFUSAL, size);
+        }
+        if (requests[i].secret)
+            OPENSSL_cleanse(keeper.in, message->size + 2);
+        return;
+    }
+    log_bug("a request passed the table of rules that has no handler: type %u", message->type);
+}
+
+static void
+receive_request(void)
+{
+    struct channel_message message;
+    struct error error = {""};
+
+    switch (channel_receive(ROLE_FD_PEER, keyops_keeper_rules, keyops_keeper_rule_count, keeper.in,
+                            sizeof(keeper.in), &message, &error)) {
+    case CHANNEL_OK:
+        serve_request(&message);
+        return;
+    case CHANNEL_AGAIN:
+        return;
+    case CHANNEL_CLOSED:
+        log_debug("the handshaker is gone");
+        exit(0);
+    default:
+        malformed(error.text);
+    }
+}
+
+/* ---- the supervisor ---- */
+
+static void
+send_control(uint16_t type, const void *body, size_t size)
+{
+    if (size == 0 ||
+        channel_send_wait(ROLE_FD_CONTROL, type, body, size, NULL, 0, ANSWER_WAIT_MS) != CHANNEL_OK)
+        exit(0); /* it is gone, or it has given us up */
+}
+
+static void
+send_pong(const struct channel_message *message)
+{
+    uint8_t body[256];
+    struct control_ping ping;
+
+    if (!control_get_ping(&ping, message->body, message->size))
+        log_bug("the supervisor's ping is malformed");
+    keeper.totals.number = ping.number;
+    send_control(CONTROL_PONG, body, control_put_pong(&keeper.totals, body, sizeof(body)));
+}
+
+static void
+map_secret(struct channel_message *message)
+{
+    struct control_generation generation;
+    struct error error = {""};
+    int fd = channel_take_fd(message, 0);
+
+    if (keeper.secret != NULL)
+        log_bug("the supervisor sent a second generation to the same keeper");
+    if (!control_get_generation(&generation, message->body, message->size))
+        log_bug("the supervisor's generation message is malformed");
+    keeper.secret = generation_secret_map(fd, &error);
+    close(fd);
+    if (keeper.secret == NULL)
+        log_die("generation %u: %s", generation.generation, error.text);
+    if (keeper.secret->generation != generation.generation)
+        log_bug("generation %u was announced as %u", keeper.secret->generation,
+                generation.generation);
+}
+
+/* One message of the supervisor, waited for at most wait_ms (-1: for ever). */
+static void
+receive_control(int wait_ms)
+{
+    struct channel_message message;
+    struct error error = {""};
+
+    switch (channel_receive_wait(ROLE_FD_CONTROL, control_keeper_rules, control_keeper_rule_count,
+                                 keeper.in, sizeof(keeper.in), &message, &error, wait_ms)) {
+    case CHANNEL_OK:
+        break;
+    case CHANNEL_AGAIN:
+        return;
+    case CHANNEL_CLOSED:
+        log_debug("the supervisor is gone");
+        exit(0);
+    default:
+        log_bug("the supervisor broke the rules: %s", error.text);
+    }
+    if (message.type == CONTROL_PING)
+        send_pong(&message);
+    else
+        map_secret(&message);
+    channel_message_clear(&message);
+}
+
+/* ---- start ---- */
+
+static void
+say_hello(void)
+{
+    struct control_hello hello = {.role = CONTROL_KEEPER};
+    uint8_t body[128];
+
+    strncpy(hello.build, role_build_id, sizeof(hello.build) - 1);
+    send_control(CONTROL_HELLO, body, control_put_hello(&hello, body, sizeof(body)));
+}
+
+static void
+say_ready(void)
+{
+    struct control_ready ready = {.generation = keeper.secret->generation};
+    struct keyops_hello hello = {""};
+    uint8_t body[128];
+
+    send_control(CONTROL_READY, body, control_put_ready(&ready, body, sizeof(body)));
+    strncpy(hello.build, role_build_id, sizeof(hello.build) - 1);
+    if (channel_send_wait(ROLE_FD_PEER, KEYOPS_HELLO, body,
+                          keyops_put_hello(&hello, body, sizeof(body)), NULL, 0,
+                          ANSWER_WAIT_MS) != CHANNEL_OK)
+        exit(0);
+}
+
+/* Seal, open, seal again: all of it has been used once before the sandbox closes. */
+static bool
+tickets_work(void)
+{
+    static const uint8_t session[] = "tlsagent self-test";
+    uint8_t sealed[sizeof(session) + KEYOPS_TICKET_EXTRA], opened[sizeof(sealed)];
+    struct keyops_ticket request = {.data = session, .data_size = sizeof(session)};
+    size_t size;
+
+    if (ticket_seal(keeper.tickets, &request, sealed, &size) != 0)
+        return false;
+    request.data = sealed;
+    request.data_size = size;
+    return ticket_open(keeper.tickets, &request, opened, &size) == 0 &&
+           size == 1 + sizeof(session) && memcmp(opened + 1, session, sizeof(session)) == 0;
+}
+
+static void
+prepare(void)
+{
+    struct error error = {""};
+
+    take_memory(keeper.secret->key_count);
+    /* No configuration file of whoever's may put other code into this process. */
+    if (OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ATEXIT, NULL) != 1)
+        log_die("libcrypto does not start");
+    keeper.keyring = keyring_new(keeper.secret, KEYRING_CACHE, &error);
+    if (keeper.keyring == NULL)
+        log_die("%s", error.text);
+    keeper.tickets = ticket_box_new(keeper.secret->ticket_secret, now, &error);
+    if (keeper.tickets == NULL)
+        log_die("%s", error.text);
+    if (keyring_self_test(keeper.keyring, &error) == -1)
+        log_die("self-test: %s", error.text);
+    if (!tickets_work())
+        log_die("self-test: tickets cannot be sealed and opened");
+    ERR_clear_error();
+}
+
+void
+keeper_main(const struct role_args *args)
+{
+    struct pollfd fds[2] = {{.fd = ROLE_FD_PEER, .events = POLLIN},
+                            {.fd = ROLE_FD_CONTROL, .events = POLLIN}};
+    struct error error = {""};
+    pid_t parent = getppid();
+
+    log_init(args->name, (enum log_level)args->log_level, args->log_syslog);
+    say_hello();
+    while (keeper.secret == NULL)
+        receive_control(-1);
+    prepare();
+    if (sandbox_enter(SANDBOX_KEEPER, args->uid, args->gid, parent, &error) == -1)
+        log_die("%s", error.text);
+    say_ready();
+    for (;;) {
+        if (poll(fds, 2, -1) == -1) {
+            if (errno == EINTR)
+                continue;
+            log_die("poll: %s", strerror(errno));
+        }
+        if (fds[0].revents != 0)
+            receive_request();
+        if (fds[1].revents != 0)
+            receive_control(0);
+    }
+}

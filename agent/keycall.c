@@ -1,0 +1,199 @@
+/* keycall.c: see keycall.h. */
+#include "agent/keycall.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <openssl/crypto.h>
+
+#include "agent/log.h"
+#include "agent/roles.h"
+
+struct keycall {
+    int fd; /* owned */
+    uint32_t number;
+    struct keycall_counters counters;
+    uint8_t request[KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA + 64];
+    uint8_t answer[CHANNEL_BUFFER_SIZE];
+};
+
+static const char *const refusals[] = {
+    [KEYOPS_NO_SUCH_KEY] = "no such key",
+    [KEYOPS_BAD_SCHEME] = "not a signature scheme of this key",
+    [KEYOPS_BAD_SHAPE] = "not what TLS signs",
+    [KEYOPS_WRONG_ROLE] = "a server key does not sign for clients",
+    [KEYOPS_BAD_TICKET] = "ticket is not ours, too old, or for another scope",
+    [KEYOPS_INTERNAL] = "libcrypto failed in the keeper",
+    [KEYOPS_TOO_OFTEN] = "too many tickets in a second",
+};
+
+struct keycall *
+keycall_open(int fd, int wait_ms, struct error *error)
+{
+    struct keycall *keeper = calloc(1, sizeof(*keeper));
+    struct channel_message message;
+    struct keyops_hello hello;
+
+    if (keeper == NULL) {
+        close(fd);
+        error_set(error, "keeper: out of memory");
+        return NULL;
+    }
+    keeper->fd = fd;
+    switch (channel_receive_wait(fd, keyops_handshaker_rules, keyops_handshaker_rule_count,
+                                 keeper->answer, sizeof(keeper->answer), &message, error,
+                                 wait_ms)) {
+    case CHANNEL_OK:
+        break;
+    case CHANNEL_AGAIN:
+        error_set(error, "keeper: did not say hello within %d ms", wait_ms);
+        goto fail;
+    case CHANNEL_CLOSED:
+        error_set(error, "keeper: went away before its hello");
+        goto fail;
+    default:
+        goto fail;
+    }
+    if (message.type != KEYOPS_HELLO || !keyops_get_hello(&hello, message.body, message.size)) {
+        error_set(error, "keeper: the first message is not a hello");
+        goto fail;
+    }
+    if (strcmp(hello.build, role_build_id) != 0) {
+        char build[KEYOPS_BUILD_MAX];
+
+        error_printable(build, sizeof(build), hello.build, strlen(hello.build));
+        error_set(error, "keeper: is of build %s, we are %s; restart the agent", build,
+                  role_build_id);
+        goto fail;
+    }
+    return keeper;
+
+fail:
+    keycall_close(keeper);
+    return NULL;
+}
+
+void
+keycall_close(struct keycall *keeper)
+{
+    if (keeper == NULL)
+        return;
+    close(keeper->fd);
+    OPENSSL_cleanse(keeper->request, sizeof(keeper->request));
+    OPENSSL_cleanse(keeper->answer, sizeof(keeper->answer));
+    free(keeper);
+}
+
+void
+keycall_count(const struct keycall *keeper, struct keycall_counters *counters)
+{
+    *counters = keeper->counters;
+}
+
+const char *
+keycall_refusal_text(int reason)
+{
+    if (reason < 1 || (size_t)reason >= sizeof(refusals) / sizeof(refusals[0]))
+        return "unknown reason";
+    return refusals[reason];
+}
+
+/* Send what is in keeper->request and wait for its answer. Everything unexpected is the end of
+ * this process: who goes on after a missed answer would take it for that to the next request. */
+static int
+call(struct keycall *keeper, uint16_t type, size_t request_size, uint8_t *result, size_t room,
+     size_t *size)
+{
+    struct channel_message message;
+    struct keyops_answer answer;
+    struct keyops_refused refused;
+    struct error error = {""};
+    int reason = 0;
+
+    *size = 0;
+    keeper->counters.calls++;
+    switch (channel_send_wait(keeper->fd, type, keeper->request, request_size, NULL, 0,
+                              KEYCALL_DEADLINE_MS)) {
+    case CHANNEL_OK:
+        break;
+    case CHANNEL_CLOSED:
+        log_die("the keeper is gone; this cell ends");
+    default:
+        log_die("the keeper takes no requests; this cell ends");
+    }
+    switch (channel_receive_wait(keeper->fd, keyops_handshaker_rules, keyops_handshaker_rule_count,
+                                 keeper->answer, sizeof(keeper->answer), &message, &error,
+                                 KEYCALL_DEADLINE_MS)) {
+    case CHANNEL_OK:
+        break;
+    case CHANNEL_AGAIN:
+        log_die("the keeper did not answer within %d ms; this cell ends", KEYCALL_DEADLINE_MS);
+    case CHANNEL_CLOSED:
+        log_die("the keeper is gone; this cell ends");
+    default:
+        log_die("the keeper's answer is wrong: %s; this cell ends", error.text);
+    }
+    if (message.type == KEYOPS_REFUSAL &&
+        keyops_get_refused(&refused, message.body, message.size) &&
+        refused.number == keeper->number && refused.reason != 0) {
+        keeper->counters.refused++;
+        return refused.reason;
+    }
+    if (message.type != KEYOPS_ANSWER || !keyops_get_answer(&answer, message.body, message.size) ||
+        answer.number != keeper->number)
+        log_die("the keeper's answer is not one to our request; this cell ends");
+    if (answer.size > room) {
+        reason = KEYOPS_INTERNAL;
+    } else {
+        memcpy(result, answer.data, answer.size);
+        *size = answer.size;
+    }
+    if (type == KEYOPS_OPEN_TICKET) /* a session with its secrets */
+        OPENSSL_cleanse(keeper->answer, message.size + 2);
+    return reason;
+}
+
+int
+keycall_sign_tls13(struct keycall *keeper, struct keyops_sign_tls13 *request, uint8_t *signature,
+                   size_t room, size_t *size)
+{
+    size_t request_size;
+
+    request->number = ++keeper->number;
+    request_size = keyops_put_sign_tls13(request, keeper->request, sizeof(keeper->request));
+    return call(keeper, KEYOPS_SIGN_TLS13, request_size, signature, room, size);
+}
+
+int
+keycall_sign_tls12_server(struct keycall *keeper, struct keyops_sign_tls12_server *request,
+                          uint8_t *signature, size_t room, size_t *size)
+{
+    size_t request_size;
+
+    request->number = ++keeper->number;
+    request_size = keyops_put_sign_tls12_server(request, keeper->request, sizeof(keeper->request));
+    return call(keeper, KEYOPS_SIGN_TLS12_SERVER, request_size, signature, room, size);
+}
+
+int
+keycall_ticket(struct keycall *keeper, uint16_t type, struct keyops_ticket *request,
+               uint8_t *result, size_t room, size_t *size)
+{
+    size_t request_size;
+    int reason;
+
+    *size = 0;
+    /* What the keeper would take for a malformed request is refused here: the size of a session
+     * depends on the peer. */
+    if (request->data_size >
+            KEYOPS_TICKET_MAX + (type == KEYOPS_OPEN_TICKET ? KEYOPS_TICKET_EXTRA : 0) ||
+        (type == KEYOPS_OPEN_TICKET && request->data_size < KEYOPS_TICKET_EXTRA))
+        return KEYOPS_BAD_TICKET;
+    request->number = ++keeper->number;
+    request_size = keyops_put_ticket(request, keeper->request, sizeof(keeper->request));
+    reason = call(keeper, type, request_size, result, room, size);
+    if (type == KEYOPS_SEAL_TICKET)
+        OPENSSL_cleanse(keeper->request, request_size);
+    return reason;
+}

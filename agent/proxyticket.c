@@ -1,0 +1,467 @@
+/*
+ * proxyticket.c: see proxyticket.h.
+ *
+ * A ticket on the wire, as libssl puts it together (RFC 5077 section 4):
+ *
+ *     key name (16) | IV (16, zeros, unused) | ciphertext | period (4) | nonce (12) | tag (16) |
+ * HMAC (32)
+ *                                              `-- update --------------------------'  `final'
+ *
+ * libssl leaves 32 bytes of room for what a cipher adds: update may return one block more than it
+ * was given, final one block; so we add 16 bytes in each.
+ */
+#include "agent/proxyticket.h"
+
+#include <string.h>
+
+#include <openssl/core_dispatch.h>
+#include <openssl/core_names.h>
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/kdf.h>
+#include <openssl/params.h>
+#include <openssl/rand.h>
+
+#include "agent/log.h"
+#include "agent/proxycipher.h"
+#include "agent/proxykey.h"
+
+#define BLOCK_SIZE    16
+#define IV_SIZE       16
+#define TAG_SIZE      16
+#define KEY_NAME_SIZE 16
+#define FILTER_SIZE   32
+
+/* Our own parameter: the struct binding of the connection, by address. In-process only. */
+#define PARAM_BINDING "tlsagent-binding"
+
+struct proxyticket {
+    struct keycall *keeper; /* not owned */
+    uint8_t key_name[KEY_NAME_SIZE];
+    uint8_t filter[FILTER_SIZE]; /* key of the HMAC */
+};
+
+/* One per connection, in its ex_data. */
+struct binding {
+    struct proxyticket *tickets; /* not owned */
+    uint8_t scope[KEYOPS_SCOPE_SIZE];
+    unsigned opens;
+    bool renew;
+};
+
+/* Registered once per process. */
+static int binding_index = -1;
+static EVP_CIPHER *ticket_cipher;
+
+/* ---- the cipher ---- */
+
+struct sealing {
+    struct binding *binding;
+    bool encrypting;
+    bool failed;           /* opening: final reports it */
+    uint8_t tag[TAG_SIZE]; /* sealing: final returns it */
+};
+
+static void *
+cipher_new(void *provider)
+{
+    (void)provider;
+    return OPENSSL_zalloc(sizeof(struct sealing));
+}
+
+static void
+cipher_free(void *data)
+{
+    OPENSSL_free(data);
+}
+
+static int
+cipher_set_params(void *data, const OSSL_PARAM params[])
+{
+    const OSSL_PARAM *param =
+        params != NULL ? OSSL_PARAM_locate_const(params, PARAM_BINDING) : NULL;
+    struct sealing *sealing = data;
+
+    if (param == NULL)
+        return 1;
+    if (param->data_type != OSSL_PARAM_OCTET_PTR || param->data_size != sizeof(struct binding))
+        return 0;
+    memcpy(&sealing->binding, param->data, sizeof(sealing->binding));
+    return 1;
+}
+
+static const OSSL_PARAM *
+cipher_settable_params(void *data, void *provider)
+{
+    static const OSSL_PARAM table[] = {
+        OSSL_PARAM_octet_ptr(PARAM_BINDING, NULL, 0),
+        OSSL_PARAM_END,
+    };
+
+    (void)data;
+    (void)provider;
+    return table;
+}
+
+static int
+cipher_init(struct sealing *sealing, bool encrypting, const OSSL_PARAM params[])
+{
+    sealing->encrypting = encrypting;
+    sealing->failed = false;
+    return cipher_set_params(sealing, params);
+}
+
+static int
+cipher_encrypt_init(void *data, const unsigned char *key, size_t key_size, const unsigned char *iv,
+                    size_t iv_size, const OSSL_PARAM params[])
+{
+    (void)key;
+    (void)key_size;
+    (void)iv;
+    (void)iv_size;
+    return cipher_init(data, true, params);
+}
+
+static int
+cipher_decrypt_init(void *data, const unsigned char *key, size_t key_size, const unsigned char *iv,
+                    size_t iv_size, const OSSL_PARAM params[])
+{
+    (void)key;
+    (void)key_size;
+    (void)iv;
+    (void)iv_size;
+    return cipher_init(data, false, params);
+}
+
+/* A ticket that opens nowhere: the client will come back with a full handshake. */
+static int
+make_dud(struct sealing *sealing, unsigned char *out, size_t *out_size, size_t room)
+{
+    if (room < BLOCK_SIZE || RAND_bytes(out, BLOCK_SIZE) != 1 ||
+        RAND_bytes(sealing->tag, TAG_SIZE) != 1)
+        return 0;
+    *out_size = BLOCK_SIZE;
+    return 1;
+}
+
+static int
+seal(struct sealing *sealing, unsigned char *out, size_t *out_size, size_t room,
+     const unsigned char *in, size_t in_size)
+{
+    struct binding *binding = sealing->binding;
+    struct keyops_ticket request = {.data = in, .data_size = in_size};
+    size_t sealed_size = 0, head;
+    uint8_t *sealed;
+    int refusal = KEYOPS_INTERNAL;
+
+    if (binding == NULL || in_size > KEYOPS_TICKET_MAX)
+        return make_dud(sealing, out, out_size, room);
+    sealed = OPENSSL_malloc(in_size + KEYOPS_TICKET_EXTRA);
+    if (sealed == NULL)
+        return make_dud(sealing, out, out_size, room);
+    memcpy(request.scope, binding->scope, sizeof(request.scope));
+    refusal = keycall_ticket(binding->tickets->keeper, KEYOPS_SEAL_TICKET, &request, sealed,
+                             in_size + KEYOPS_TICKET_EXTRA, &sealed_size);
+    head = in_size + BLOCK_SIZE;
+    if (refusal != 0 || sealed_size != head + TAG_SIZE || head > room) {
+        log_warning("a session ticket could not be sealed: %s",
+                    keycall_refusal_text(refusal != 0 ? refusal : KEYOPS_INTERNAL));
+        OPENSSL_free(sealed);
+        return make_dud(sealing, out, out_size, room);
+    }
+    memcpy(out, sealed, head);
+    memcpy(sealing->tag, sealed + head, TAG_SIZE);
+    *out_size = head;
+    OPENSSL_free(sealed);
+    return 1;
+}
+
+/* A failure here would be fatal for the connection; reported by final, it means a full handshake.
+ */
+static int
+open_ticket(struct sealing *sealing, unsigned char *out, size_t *out_size, size_t room,
+            const unsigned char *in, size_t in_size)
+{
+    struct binding *binding = sealing->binding;
+    struct keyops_ticket request = {.data = in, .data_size = in_size};
+    size_t opened_size = 0;
+    uint8_t *opened;
+
+    *out_size = 0;
+    sealing->failed = true;
+    if (binding == NULL || in_size < KEYOPS_TICKET_EXTRA)
+        return 1;
+    opened = OPENSSL_malloc(in_size);
+    if (opened == NULL)
+        return 1;
+    memcpy(request.scope, binding->scope, sizeof(request.scope));
+    if (keycall_ticket(binding->tickets->keeper, KEYOPS_OPEN_TICKET, &request, opened, in_size,
+                       &opened_size) == 0 &&
+        opened_size == in_size - KEYOPS_TICKET_EXTRA + 1 && opened_size - 1 <= room) {
+        memcpy(out, opened + 1, opened_size - 1);
+        *out_size = opened_size - 1;
+        binding->renew = opened[0] != 0;
+        sealing->failed = false;
+    }
+    OPENSSL_clear_free(opened, in_size);
+    return 1;
+}
+
+static int
+cipher_update(void *data, unsigned char *out, size_t *out_size, size_t room,
+              const unsigned char *in, size_t in_size)
+{
+    struct sealing *sealing = data;
+
+    return sealing->encrypting ? seal(sealing, out, out_size, room, in, in_size)
+                               : open_ticket(sealing, out, out_size, room, in, in_size);
+}
+
+static int
+cipher_final(void *data, unsigned char *out, size_t *out_size, size_t room)
+{
+    struct sealing *sealing = data;
+
+    *out_size = 0;
+    if (!sealing->encrypting)
+        return !sealing->failed;
+    if (room < TAG_SIZE)
+        return 0;
+    memcpy(out, sealing->tag, TAG_SIZE);
+    *out_size = TAG_SIZE;
+    return 1;
+}
+
+static int
+cipher_get_params(OSSL_PARAM params[])
+{
+    OSSL_PARAM *param;
+
+    param = OSSL_PARAM_locate(params, OSSL_CIPHER_PARAM_MODE);
+    if (param != NULL && !OSSL_PARAM_set_uint(param, EVP_CIPH_CBC_MODE))
+        return 0;
+    param = OSSL_PARAM_locate(params, OSSL_CIPHER_PARAM_BLOCK_SIZE);
+    if (param != NULL && !OSSL_PARAM_set_size_t(param, BLOCK_SIZE))
+        return 0;
+    param = OSSL_PARAM_locate(params, OSSL_CIPHER_PARAM_IVLEN);
+    if (param != NULL && !OSSL_PARAM_set_size_t(param, IV_SIZE))
+        return 0;
+    param = OSSL_PARAM_locate(params, OSSL_CIPHER_PARAM_KEYLEN);
+    return param == NULL || OSSL_PARAM_set_size_t(param, 32);
+}
+
+static int
+cipher_get_ctx_params(void *data, OSSL_PARAM params[])
+{
+    (void)data;
+    return cipher_get_params(params);
+}
+
+#define FUNCTION(id, f)                                                                            \
+    {                                                                                              \
+        (id), (void (*)(void))(f)                                                                  \
+    }
+
+const OSSL_DISPATCH proxycipher_functions[] = {
+    FUNCTION(OSSL_FUNC_CIPHER_NEWCTX, cipher_new),
+    FUNCTION(OSSL_FUNC_CIPHER_FREECTX, cipher_free),
+    FUNCTION(OSSL_FUNC_CIPHER_ENCRYPT_INIT, cipher_encrypt_init),
+    FUNCTION(OSSL_FUNC_CIPHER_DECRYPT_INIT, cipher_decrypt_init),
+    FUNCTION(OSSL_FUNC_CIPHER_UPDATE, cipher_update),
+    FUNCTION(OSSL_FUNC_CIPHER_FINAL, cipher_final),
+    FUNCTION(OSSL_FUNC_CIPHER_GET_PARAMS, cipher_get_params),
+    FUNCTION(OSSL_FUNC_CIPHER_GET_CTX_PARAMS, cipher_get_ctx_params),
+    FUNCTION(OSSL_FUNC_CIPHER_SET_CTX_PARAMS, cipher_set_params),
+    FUNCTION(OSSL_FUNC_CIPHER_SETTABLE_CTX_PARAMS, cipher_settable_params),
+    {0, NULL},
+};
+
+/* ---- one per generation ---- */
+
+/* All cells must agree on key name and filter, and strangers must not know the filter: both follow
+ * from the generation's tag, which only handshakers have. */
+static bool
+derive(const uint8_t tag[GENERATION_TAG], struct proxyticket *tickets)
+{
+    char info[] = "tlsagent ticket filter", digest[] = "SHA2-256";
+    uint8_t key[GENERATION_TAG], out[KEY_NAME_SIZE + FILTER_SIZE];
+    EVP_KDF *kdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
+    EVP_KDF_CTX *ctx = EVP_KDF_CTX_new(kdf);
+    OSSL_PARAM params[4];
+    bool done;
+
+    memcpy(key, tag, sizeof(key));
+    params[0] = OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest, 0);
+    params[1] = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, key, sizeof(key));
+    params[2] = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO, info, sizeof(info) - 1);
+    params[3] = OSSL_PARAM_construct_end();
+    done = ctx != NULL && EVP_KDF_derive(ctx, out, sizeof(out), params) == 1;
+    if (done) {
+        memcpy(tickets->key_name, out, KEY_NAME_SIZE);
+        memcpy(tickets->filter, out + KEY_NAME_SIZE, FILTER_SIZE);
+    }
+    EVP_KDF_CTX_free(ctx);
+    EVP_KDF_free(kdf);
+    return done;
+}
+
+/* libssl frees what hangs on a connection with it. */
+static void
+free_binding(void *parent, void *pointer, CRYPTO_EX_DATA *data, int index, long argl, void *argp)
+{
+    (void)parent;
+    (void)data;
+    (void)index;
+    (void)argl;
+    (void)argp;
+    OPENSSL_free(pointer);
+}
+
+static int
+register_once(void)
+{
+    if (binding_index == -1)
+        binding_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, free_binding);
+    if (ticket_cipher == NULL && proxykey_context() != NULL)
+        ticket_cipher = EVP_CIPHER_fetch(proxykey_context(), PROXYCIPHER_NAME, NULL);
+    return binding_index != -1 && ticket_cipher != NULL ? 0 : -1;
+}
+
+struct proxyticket *
+proxyticket_new(struct keycall *keeper, const uint8_t tag[GENERATION_TAG], struct error *error)
+{
+    struct proxyticket *tickets = OPENSSL_zalloc(sizeof(*tickets));
+
+    if (tickets == NULL || register_once() == -1 || !derive(tag, tickets)) {
+        error_set(error, "tickets: no memory, no HKDF, or proxykey_load() was not called");
+        proxyticket_free(tickets);
+        return NULL;
+    }
+    tickets->keeper = keeper;
+    return tickets;
+}
+
+void
+proxyticket_free(struct proxyticket *tickets)
+{
+    if (tickets != NULL)
+        OPENSSL_clear_free(tickets, sizeof(*tickets));
+}
+
+/* ---- what libssl calls ---- */
+
+static bool
+prepare(EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, uint8_t filter[FILTER_SIZE],
+        struct binding *binding, bool sealing)
+{
+    char digest[] = "SHA2-256";
+    void *address = binding;
+    OSSL_PARAM mac_params[3] = {
+        OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_KEY, filter, FILTER_SIZE),
+        OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
+        OSSL_PARAM_construct_end(),
+    };
+    OSSL_PARAM cipher_params[2] = {
+        OSSL_PARAM_construct_octet_ptr(PARAM_BINDING, &address, sizeof(*binding)),
+        OSSL_PARAM_construct_end(),
+    };
+
+    return EVP_CipherInit_ex2(cipher, ticket_cipher, NULL, NULL, sealing, cipher_params) == 1 &&
+           EVP_MAC_CTX_set_params(mac, mac_params) == 1;
+}
+
+/* The ticket of a connection that nobody bound. TLS 1.2 can do without; OpenSSL 3.0 would send a
+ * malformed TLS 1.3 message, so there it is a dud under a name and a filter that nobody has. */
+static int
+unbound_ticket(SSL *ssl, unsigned char *key_name, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac)
+{
+    uint8_t filter[FILTER_SIZE];
+
+    if (SSL_version(ssl) < TLS1_3_VERSION)
+        return 0;
+    if (RAND_bytes(key_name, KEY_NAME_SIZE) != 1 || RAND_bytes(filter, sizeof(filter)) != 1)
+        return -1;
+    return prepare(cipher, mac, filter, NULL, true) ? 1 : -1;
+}
+
+/* SSL_CTX_set_tlsext_ticket_key_evp_cb(3): 1 go on, 0 no ticket, -1 the handshake fails. */
+static int
+ticket_key(SSL *ssl, unsigned char *key_name, unsigned char *iv, EVP_CIPHER_CTX *cipher,
+           EVP_MAC_CTX *mac, int sealing)
+{
+    struct binding *binding = SSL_get_ex_data(ssl, binding_index);
+
+    if (sealing)
+        memset(iv, 0, IV_SIZE);
+    if (binding == NULL)
+        return sealing ? unbound_ticket(ssl, key_name, cipher, mac) : 0;
+    if (sealing) {
+        memcpy(key_name, binding->tickets->key_name, KEY_NAME_SIZE);
+    } else {
+        if (CRYPTO_memcmp(key_name, binding->tickets->key_name, KEY_NAME_SIZE) != 0 ||
+            binding->opens >= PROXYTICKET_OPENS_MAX)
+            return 0;
+        /* Counted before the filter is computed: that costs something too. */
+        binding->opens++;
+    }
+    return prepare(cipher, mac, binding->tickets->filter, binding, sealing) ? 1 : -1;
+}
+
+static SSL_TICKET_RETURN
+decrypted(SSL *ssl, SSL_SESSION *session, const unsigned char *key_name, size_t key_name_size,
+          SSL_TICKET_STATUS status, void *argument)
+{
+    (void)session;
+    (void)key_name;
+    (void)key_name_size;
+    (void)argument;
+    return proxyticket_decide(ssl, status);
+}
+
+int
+proxyticket_enable(SSL_CTX *ctx)
+{
+    if (register_once() == -1 || SSL_CTX_set_tlsext_ticket_key_evp_cb(ctx, ticket_key) != 1 ||
+        SSL_CTX_set_session_ticket_cb(ctx, NULL, decrypted, NULL) != 1)
+        return -1;
+    return 0;
+}
+
+int
+proxyticket_bind(SSL *ssl, struct proxyticket *tickets, const uint8_t scope[KEYOPS_SCOPE_SIZE])
+{
+    struct binding *binding = SSL_get_ex_data(ssl, binding_index);
+
+    if (binding == NULL) {
+        binding = OPENSSL_zalloc(sizeof(*binding));
+        if (binding == NULL || SSL_set_ex_data(ssl, binding_index, binding) != 1) {
+            OPENSSL_free(binding);
+            return -1;
+        }
+    }
+    binding->tickets = tickets;
+    memcpy(binding->scope, scope, KEYOPS_SCOPE_SIZE);
+    return 0;
+}
+
+SSL_TICKET_RETURN
+proxyticket_decide(SSL *ssl, SSL_TICKET_STATUS status)
+{
+    switch (status) {
+    case SSL_TICKET_SUCCESS:
+        return proxyticket_renew(ssl) ? SSL_TICKET_RETURN_USE_RENEW : SSL_TICKET_RETURN_USE;
+    case SSL_TICKET_SUCCESS_RENEW:
+        return SSL_TICKET_RETURN_USE_RENEW;
+    default: /* no ticket, or not one of ours: a full handshake, and a ticket after it */
+        return SSL_TICKET_RETURN_IGNORE_RENEW;
+    }
+}
+
+bool
+proxyticket_renew(const SSL *ssl)
+{
+    const struct binding *binding = SSL_get_ex_data(ssl, binding_index);
+
+    return binding != NULL && binding->renew;
+}
