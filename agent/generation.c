@@ -216,6 +216,16 @@ get_context(struct generation_context *context, const uint8_t *blob, size_t size
            context->prefer_server_ciphers <= 1 && check_alpn(context->alpn, context->alpn_size);
 }
 
+void
+generation_context_name(const uint8_t *blob, size_t size, char name[SERVICE_NAME_MAX])
+{
+    struct generation_context context;
+
+    name[0] = '\0';
+    if (get_context(&context, blob, size))
+        memcpy(name, context.name, SERVICE_NAME_MAX);
+}
+
 /* ---- the writer ---- */
 
 /* Bytes collected in chunks that never move: no copy is left behind by a realloc(), and the peak is

@@ -71,6 +71,9 @@ struct generation_context {
 size_t generation_put_context(const struct config *config, const struct config_context *context,
                               uint16_t index, void *buffer, size_t size);
 
+/* The name in such a blob, for messages; "" if it is not well-formed. */
+void generation_context_name(const uint8_t *blob, size_t size, char name[SERVICE_NAME_MAX]);
+
 struct generation_identity {
     uint32_t key;     /* key number */
     uint8_t key_type; /* enum generation_key_type */
