@@ -1,0 +1,38 @@
+/*
+ * tool.h: the command `tlsagent`: one function per thing that it does.
+ */
+#ifndef CLIENT_TOOL_TOOL_H
+#define CLIENT_TOOL_TOOL_H
+
+#include "protocol/control.h"
+#include "protocol/error.h"
+
+#define TOOL_OK    0
+#define TOOL_FAIL  1 /* it did not work: one line on stderr */
+#define TOOL_USAGE 2 /* the command line is wrong */
+
+/* tlsagent status ...: argv[0] is "status". */
+int tool_status(int argc, char **argv);
+
+/* What the agent answered to `status`. */
+struct tool_report {
+    struct admin_agent agent;
+    struct admin_process *processes; /* owned */
+    size_t process_count;
+    struct admin_context *contexts; /* owned */
+    size_t context_count;
+};
+
+/* Ask the agent behind the control socket. Returns 0, or -1 with an error. */
+int tool_fetch_report(const char *control_socket, struct tool_report *report, struct error *error);
+void tool_clear_report(struct tool_report *report);
+
+/* Print it to stdout: for people, and as one JSON object. */
+void tool_print_table(const struct tool_report *report);
+void tool_print_json(const struct tool_report *report);
+
+/* The names of enum control_role and enum service_failure: "keeper", "not_permitted". */
+const char *tool_role_name(unsigned role);
+const char *tool_failure_name(unsigned failure);
+
+#endif
