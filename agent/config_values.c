@@ -334,6 +334,26 @@ config_value_listen(const struct config_value *value, const char *key,
     return 1;
 }
 
+/* Whether an id can only be its owner's: the kernel shows owners that this user namespace does not
+ * map as ID_UNMAPPED, so that one is safe only where everything is mapped. */
+static bool
+is_unambiguous(unsigned long id, const char *map)
+{
+    unsigned long inside, outside, count;
+    FILE *stream;
+    bool all;
+
+    if (id != ID_UNMAPPED)
+        return true;
+    stream = fopen(map, "re");
+    if (stream == NULL)
+        return false;
+    all = fscanf(stream, "%lu %lu %lu", &inside, &outside, &count) == 3 && inside == 0 &&
+          count == UINT32_MAX;
+    fclose(stream);
+    return all;
+}
+
 int
 config_value_user(const struct config_value *value, const char *key, uid_t *uid,
                   struct error *error)
@@ -347,10 +367,10 @@ config_value_user(const struct config_value *value, const char *key, uid_t *uid,
         return config_fail_value(error, value, key,
                                  "there is no user \"%s\"; correct the name or create the user",
                                  value->text);
-    if (number == ID_UNMAPPED)
+    if (!is_unambiguous(number, "/proc/self/uid_map"))
         return config_fail_value(error, value, key,
-                                 "\"%s\" is uid %d, which also stands for users unknown to the "
-                                 "kernel here; choose another",
+                                 "\"%s\" is uid %d, which in this user namespace stands for "
+                                 "every unmapped user too; choose another",
                                  value->text, ID_UNMAPPED);
     *uid = (uid_t)number;
     return 0;
@@ -369,10 +389,10 @@ config_value_group(const struct config_value *value, const char *key, gid_t *gid
         return config_fail_value(error, value, key,
                                  "there is no group \"%s\"; correct the name or create the group",
                                  value->text);
-    if (number == ID_UNMAPPED)
+    if (!is_unambiguous(number, "/proc/self/gid_map"))
         return config_fail_value(error, value, key,
-                                 "\"%s\" is gid %d, which also stands for groups unknown to the "
-                                 "kernel here; choose another",
+                                 "\"%s\" is gid %d, which in this user namespace stands for "
+                                 "every unmapped group too; choose another",
                                  value->text, ID_UNMAPPED);
     *gid = (gid_t)number;
     return 0;
