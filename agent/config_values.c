@@ -334,26 +334,6 @@ config_value_listen(const struct config_value *value, const char *key,
     return 1;
 }
 
-/* Whether an id can only be its owner's: the kernel shows owners that this user namespace does not
- * map as ID_UNMAPPED, so that one is safe only where everything is mapped. */
-static bool
-is_unambiguous(unsigned long id, const char *map)
-{
-    unsigned long inside, outside, count;
-    FILE *stream;
-    bool all;
-
-    if (id != ID_UNMAPPED)
-        return true;
-    stream = fopen(map, "re");
-    if (stream == NULL)
-        return false;
-    all = fscanf(stream, "%lu %lu %lu", &inside, &outside, &count) == 3 && inside == 0 &&
-          count == UINT32_MAX;
-    fclose(stream);
-    return all;
-}
-
 int
 config_value_user(const struct config_value *value, const char *key, uid_t *uid,
                   struct error *error)
@@ -367,10 +347,10 @@ config_value_user(const struct config_value *value, const char *key, uid_t *uid,
         return config_fail_value(error, value, key,
                                  "there is no user \"%s\"; correct the name or create the user",
                                  value->text);
-    if (!is_unambiguous(number, "/proc/self/uid_map"))
+    if (number == ID_UNMAPPED)
         return config_fail_value(error, value, key,
-                                 "\"%s\" is uid %d, which in this user namespace stands for "
-                                 "every unmapped user too; choose another",
+                                 "\"%s\" is uid %d, which the kernel also shows for users that it "
+                                 "cannot name: it is never let in; choose another",
                                  value->text, ID_UNMAPPED);
     *uid = (uid_t)number;
     return 0;
@@ -389,10 +369,10 @@ config_value_group(const struct config_value *value, const char *key, gid_t *gid
         return config_fail_value(error, value, key,
                                  "there is no group \"%s\"; correct the name or create the group",
                                  value->text);
-    if (!is_unambiguous(number, "/proc/self/gid_map"))
+    if (number == ID_UNMAPPED)
         return config_fail_value(error, value, key,
-                                 "\"%s\" is gid %d, which in this user namespace stands for "
-                                 "every unmapped group too; choose another",
+                                 "\"%s\" is gid %d, which the kernel also shows for groups that it "
+                                 "cannot name: it is never let in; choose another",
                                  value->text, ID_UNMAPPED);
     *gid = (gid_t)number;
     return 0;
