@@ -92,8 +92,9 @@ int stream_start(struct stream *stream, int fd, const struct traffic_state *stat
                  const void *early, size_t early_size, struct error *error);
 
 /* Read up to size bytes. n > 0; 0: the peer's close_notify (again and again), or size is 0;
- * WANT_POLLIN; -1: E_TRUNCATED (end of TCP without close_notify, also inside a record), E_CLOSED
- * (reset), E_ALERT, E_RECORD, E_FORKED, E_SYSTEM, E_MEMORY. */
+ * WANT_POLLIN. Bytes of buffer behind the n may have been overwritten. -1: E_TRUNCATED (end of TCP
+ * without close_notify, also inside a record), E_CLOSED (reset), E_ALERT, E_RECORD, E_FORKED,
+ * E_SYSTEM, E_MEMORY. */
 ssize_t stream_read(struct stream *stream, void *buffer, size_t size, struct error *error);
 
 /* As stream_read(), but the bytes stay. May give fewer than a read would. */
