@@ -844,7 +844,7 @@ options_read(struct options *options, int argc, char **argv)
     uint64_t workers = 2;
     int option;
 
-    *options = (struct options){.user = "nobody"};
+    *options = (struct options){.user = "www-data"};
     while ((option = getopt_long(argc, argv, "", names, NULL)) != -1) {
         switch (option) {
         case 'c':

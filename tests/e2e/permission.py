@@ -31,20 +31,20 @@ def test_wrong_context_name():
 
 def test_context_of_another_user():
     with Scene() as scene:
-        agent = scene.agent(context("www"), context("other", "p256", users=["root" if ROOT else "nobody"]))
+        agent = scene.agent(context("www"), context("other", "p256", users=["root" if ROOT else "daemon"]))
         refused(scene.worker(agent, "echo", name="other"), ["other"])
 
 
 def test_user_in_no_context():
     with Scene() as scene:
-        agent = scene.agent(context("www", users=[STRANGER if ROOT else "nobody"]))
+        agent = scene.agent(context("www", users=[STRANGER if ROOT else "daemon"]))
         refused(scene.worker(agent, "echo"), ["www"])
 
 
 def test_group_opens_a_context():
     group = grp.getgrgid(pwd.getpwnam(WORKER_USER).pw_gid).gr_name if ROOT else grp.getgrgid(os.getegid()).gr_name
     with Scene() as scene:
-        agent = scene.agent(context("www", "p256", users=[STRANGER if ROOT else "nobody"]).replace(
+        agent = scene.agent(context("www", "p256", users=[STRANGER if ROOT else "daemon"]).replace(
             "workers {", f'workers {{ groups = {{"{group}"}} '))
         worker = scene.worker(agent, "echo")
         client("echo", worker.port, 13, 3)
