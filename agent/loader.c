@@ -427,13 +427,15 @@ static void __attribute__((noreturn)) serve(struct loader *loader)
     }
 }
 
-/* Everything that libcrypto does only once, before the sandbox: its configuration file is never
- * read, its random numbers are seeded. */
+/* Everything that is done only once, before the sandbox: libcrypto's configuration file is never
+ * read, its random numbers are seeded; gmtime_r(), which it uses for certificates' dates, opens the
+ * time zone file the first time. */
 static void
 warm_up(void)
 {
     uint8_t seed[16];
 
+    tzset();
     if (OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_LOAD_CRYPTO_STRINGS |
                                 OPENSSL_INIT_ADD_ALL_CIPHERS | OPENSSL_INIT_ADD_ALL_DIGESTS,
                             NULL) != 1 ||
