@@ -250,7 +250,7 @@ encode_certificates(STACK_OF(X509) * certificates, uint8_t **der, size_t *size, 
     if (*size > GENERATION_CHAIN_MAX)
         return error_set(error, "%s: the certificates are %zu bytes, more than %d; use fewer", path,
                          *size, GENERATION_CHAIN_MAX);
-    next = *der = malloc(*size);
+    next = *der = malloc(*size > 0 ? *size : 1);
     if (next == NULL)
         return error_set(error, "%s: out of memory", path);
     for (int i = 0; i < sk_X509_num(certificates); i++) {
@@ -466,7 +466,7 @@ int
 credential_parse(struct credential *credential, const struct credential_input *input, time_t now,
                  const struct credential_warnings *warnings, struct error *error)
 {
-    struct credential_parts parts;
+    struct credential_parts parts = {0};
     const char *key_path = NULL;
     int result;
 
