@@ -30,7 +30,7 @@
 #define RECORD_HEADER_SIZE  5
 #define RECORD_OVERHEAD_MAX 32 /* header, explicit nonce or type byte, tag: not more than this */
 #define RECORD_CONTROL_MAX  96 /* bytes that record_seal_owed() or an alert need at most */
-#define RECORD_IDLE_MAX     100
+#define RECORD_IDLE_MAX     32 /* as OpenSSL */
 #define RECORD_GCM_SOFT     (UINT64_C(1) << 23)
 #define RECORD_GCM_HARD     UINT64_C(23726566) /* 2^24.5 */
 
