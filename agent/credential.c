@@ -467,7 +467,7 @@ credential_parse(struct credential *credential, const struct credential_input *i
                  const struct credential_warnings *warnings, struct error *error)
 {
     struct credential_parts parts = {0};
-    const char *key_path = NULL;
+    const char *key_path = "";
     int result;
 
     memset(credential, 0, sizeof(*credential));

@@ -143,8 +143,8 @@ struct generation_public *
 generation_public_map(int fd, struct error *error)
 {
     struct generation_public *part;
-    void *mapping;
-    size_t size;
+    void *mapping = NULL;
+    size_t size = 0;
     int seals = fcntl(fd, F_GET_SEALS);
 
     if (seals == -1 || (seals & SEALS) != SEALS) {
@@ -218,8 +218,8 @@ struct generation_secret *
 generation_secret_map(int fd, struct error *error)
 {
     struct generation_secret *part;
-    void *mapping;
-    size_t size;
+    void *mapping = NULL;
+    size_t size = 0;
 
     /* memfd_secret can only be mapped shared. */
     if (map_part(fd, MAP_SHARED, "secret", &mapping, &size, error) == -1)
