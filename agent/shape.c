@@ -207,7 +207,7 @@ skip_element(const uint8_t **next, const uint8_t *end)
         break;
     case 0x80: /* context-specific: nothing has more than a few */
     case 0xa0:
-        if (number > 15)
+        if (number > 7)
             return false;
         break;
     default: /* application, private */
@@ -224,7 +224,7 @@ skip_element(const uint8_t **next, const uint8_t *end)
 }
 
 /* One SEQUENCE or SET that is the whole content. To look at its first two elements keeps the rate
- * of honest refusals at 2^-23: with X25519 the header alone would match once in 2^15. It asks no
+ * of honest refusals below 2^-22: with X25519 the header alone would match once in 2^15. It asks no
  * more of the rest because lenient parsers (Go's, for one) ignore what follows the elements that
  * they know; and nothing that is signed has fewer than two. */
 static bool

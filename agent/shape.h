@@ -22,7 +22,7 @@
  * What is left: formats that sign raw bytes without any frame of their own. A verifier who believes
  * those from a TLS key believes anything. A TLS 1.2 client's CertificateVerify does not fit: the
  * transcript holds a server's certificate and is longer than the longest shape (201 bytes).
- * An honest handshake is refused about once in 2^23 (X25519: the worst case).
+ * An honest handshake is refused about once in 2^22 (X25519; with other groups once in 2^24).
  */
 #ifndef AGENT_SHAPE_H
 #define AGENT_SHAPE_H
