@@ -44,7 +44,7 @@ fi
 # Started as root, the agent's processes run as one unprivileged user and the server's workers as
 # another; nothing is created on this system for that.
 if [ "$(id -u)" -eq 0 ]; then
-    agent_user=daemon worker_user=nobody
+    agent_user=daemon worker_user=www-data
 else
     agent_user=$(id -un) worker_user=$(id -un)
 fi
@@ -93,7 +93,7 @@ until page=$(curl --silent --show-error --noproxy '*' --max-time 10 --resolve "l
         fail "the server did not start; for another port: DEMO_PORT=8444 make run"
     fi
     if [ $tries -ge 20 ]; then
-        cat "$run/curl.log" "$demo/https-server.log" "$demo/tlsagentd.log" >&2
+        tail -n 5 "$run/curl.log" "$demo/https-server.log" "$demo/tlsagentd.log" >&2
         fail "the page could not be fetched"
     fi
     sleep 0.1

@@ -170,8 +170,8 @@ client_new(struct worker *worker, int fd, bool owns_fd)
     return client;
 }
 
-/* Before the fd is closed: epoll watches the open file, and the agent may still hold it for a moment
- * after we closed ours. */
+/* Before the fd is closed: epoll watches the open file, and the agent may still hold it for a
+ * moment after we closed ours. */
 static void
 client_unpoll(struct worker *worker, struct client *client)
 {
@@ -704,6 +704,8 @@ worker_main(const struct options *options, int listener)
         say("warning: %s", tlsagent_agent_error(worker.agent));
     if (epoll_ctl(worker.epoll, EPOLL_CTL_ADD, tlsagent_fd(worker.agent), &event) == -1)
         die("epoll: %s", strerror(errno));
+    worker_listen(&worker, true);
+    worker_pull(&worker);
 
     for (;;) {
         bool take = false;

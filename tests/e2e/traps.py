@@ -8,7 +8,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import Process, Scene, BUILD, ROOT, ca, check, client, context, facts, main, wait_until  # noqa: E402
+from e2e import Process, Scene, BUILD, ROOT, ca, check, client, context, facts, identity, main, wait_until  # noqa: E402
 
 
 def tickets(count):
@@ -38,9 +38,11 @@ def test_five_tickets_full_and_resumed():
 def test_ticket_blocked_by_full_send_buffer():
     """The agent cannot write its tickets until the peer reads: the hand-back must wait for that."""
     with Scene() as scene:
-        agent = scene.agent(context("www", tickets=8))
+        name = ".".join(["a" * 48] * 5 + ["org"])
+        identity("longname", "p256", "localhost", name)
+        agent = scene.agent(context("www", "longname", tickets=8))
         worker = scene.worker(agent, "sndbuf")
-        client("tiny", worker.port, 700)
+        client("tiny", worker.port, 700, name)
         took = float(worker.wait_for(r"^done .* full in ([0-9.]+)$").group(1))
         check(took > 0.6, f"the tickets were not blocked: the handshake took only {took} s")
 

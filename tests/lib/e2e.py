@@ -4,18 +4,16 @@ A test is a function test_...() in a script of tests/e2e, tests/interop or tests
 prints one line for each. A test that fails raises an exception. Everything a test starts on is private to
 it: a directory, ports of 127.0.0.1, processes; all of it is gone when the test is over.
 
-As root (as in CI) the agent's processes become user daemon and workers become nobody; as a plain user
+As root (as in CI) the agent's processes become user daemon and workers become www-data; as a plain user
 everything runs as that user.
 """
 import atexit
 import fcntl
-import hashlib
 import json
 import os
 import pathlib
 import pwd
 import re
-import select
 import shutil
 import signal
 import socket
@@ -31,7 +29,7 @@ BUILD = pathlib.Path(os.environ.get("BUILD", TOP / "build")).resolve()
 ROOT = os.geteuid() == 0
 ME = pwd.getpwuid(os.geteuid()).pw_name
 AGENT_USER = "daemon" if ROOT else ME
-WORKER_USER = "nobody" if ROOT else ME
+WORKER_USER = "www-data" if ROOT else ME
 SANITIZED = bool(os.environ.get("SANITIZED"))
 
 PATTERN = bytes((k * k >> 5) & 255 for k in range(65521))
@@ -281,17 +279,17 @@ class Scene:
                 process.stop()
             except AssertionError as late:
                 complaint = complaint or late
-        if kind is not None and kind is not Skip:
-            for process in self.processes:
-                text = process.text()
-                print(f"---- output of {process.name} (its end):\n{text[-3000:]}")
+        texts = {process.name: process.text() for process in self.processes}
         shutil.rmtree(self.directory, True)
+        if kind is Skip:
+            return
+        for name, text in texts.items():
+            if kind is not None:
+                print(f"---- output of {name} (its end):\n{text[-3000:]}")
+            elif "AddressSanitizer" in text or "runtime error:" in text:
+                complaint = AssertionError(f"{name}: {text[-5000:]}")
         if kind is None and complaint is not None:
             raise complaint
-        if kind is None:
-            for process in self.processes:
-                check("AddressSanitizer" not in process.text() and "runtime error:" not in process.text(),
-                      f"{process.name}: {process.text()[-3000:]}")
 
     def agent(self, *contexts, **settings):
         return Agent(self, *contexts, **settings)

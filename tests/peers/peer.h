@@ -146,6 +146,8 @@ peer_start(struct peer *peer, SSL_CTX *ctx, int port)
 static PEER_MAYBE void
 peer_free(struct peer *peer)
 {
+    /* Or OpenSSL would declare the session unfit for resumption. */
+    SSL_set_shutdown(peer->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
     SSL_free(peer->ssl);
     free(peer->wire);
     close(peer->fd);
