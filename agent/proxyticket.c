@@ -450,7 +450,10 @@ proxyticket_decide(SSL *ssl, SSL_TICKET_STATUS status)
 {
     switch (status) {
     case SSL_TICKET_SUCCESS:
-        return proxyticket_renew(ssl) ? SSL_TICKET_RETURN_USE_RENEW : SSL_TICKET_RETURN_USE;
+        /* A TLS 1.3 client uses a ticket once (RFC 8446 section C.4): each use gives a new one. */
+        return proxyticket_renew(ssl) || SSL_version(ssl) == TLS1_3_VERSION
+                   ? SSL_TICKET_RETURN_USE_RENEW
+                   : SSL_TICKET_RETURN_USE;
     case SSL_TICKET_SUCCESS_RENEW:
         return SSL_TICKET_RETURN_USE_RENEW;
     default: /* no ticket, or not one of ours: a full handshake, and a ticket after it */
