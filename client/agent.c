@@ -288,7 +288,10 @@ agent_wait_ready(struct tlsagent *agent)
             return agent_fail(agent, agent->trouble_code, "%s", agent->trouble.text);
         if (agent_now() >= until)
             return agent_fail(agent, TLSAGENT_E_AGENT,
-                              "the agent at %s has no process running: see its log", agent->path);
+                              agent->welcomed
+                                  ? "the agent at %s has no process running: see its log"
+                                  : "the agent at %s does not answer",
+                              agent->path);
         agent_pump(agent, agent_patience(agent, until));
     }
     return 0;
