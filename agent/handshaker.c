@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/acceptor.h"
@@ -202,6 +203,7 @@ handshaker_main(const struct role_args *args)
     if (OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) != 1 ||
         OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) != 1 || RAND_status() != 1)
         log_die("OpenSSL does not start");
+    tzset(); /* libcrypto's gmtime_r() would open a file for it, after we can no longer */
     cell->buffer = malloc(CHANNEL_BUFFER_SIZE);
     if (cell->buffer == NULL)
         log_die("out of memory");
