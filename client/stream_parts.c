@@ -98,7 +98,7 @@ buffer_move(struct stream_buffer *buffer, size_t capacity)
 
     if (data == NULL)
         return false;
-    if (size > 0)
+    if (buffer->data != NULL)
         memcpy(data, buffer->data + buffer->start, size);
     buffer_free(buffer);
     *buffer = (struct stream_buffer){data, (uint32_t)capacity, 0, (uint32_t)size};

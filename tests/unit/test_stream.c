@@ -4,6 +4,7 @@
  */
 #include "tests/unit/record_fixture.h"
 
+#include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
@@ -12,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "client/pool.h"
 #include "client/slot.h"
 #include "client/stream.h"
 
@@ -463,6 +465,66 @@ START_TEST(an_answer_waits_behind_a_full_buffer)
 }
 END_TEST
 
+/* On a blocking fd a read must not hang because the peer, who asks for an answer, does not read. */
+START_TEST(an_answer_never_blocks_a_read)
+{
+    static uint8_t data[100000];
+    uint8_t back[10];
+    ssize_t n;
+
+    begin_alone(0x1301, true);
+    while ((n = stream_write(&ours, data, sizeof(data), &error)) > 0)
+        ;
+    ck_assert_int_eq(n, STREAM_WANT_POLLOUT);
+    ck_assert_int_eq(fcntl(fds[0], F_SETFL, 0), 0);
+    send_forged(22, "\x18\x00\x00\x01\x01", 5);
+    traffic_keys_update(traffic_suite_find(0x1301), &client_state.send);
+    send_forged(23, "data", 4);
+    alarm(10); /* it would hang for ever */
+    ck_assert_int_eq(stream_read(&ours, back, sizeof(back), &error), 4);
+    alarm(0);
+    finish();
+}
+END_TEST
+
+static bool
+holds_run(const uint8_t *memory, size_t size, uint8_t byte)
+{
+    size_t i, run = 0;
+
+    for (i = 0; i < size && run < 16; i++)
+        run = memory[i] == byte ? run + 1 : 0;
+    return run == 16;
+}
+
+/* Plaintext that waited in a buffer is wiped, whether it was read or the stream was cleared. */
+START_TEST(plaintext_is_wiped)
+{
+    uint8_t data[5000], back[1000], *scratch;
+    int i;
+
+    memset(data, 0xa5, sizeof(data));
+    begin_pair(fixture_suites[_i], true);
+    ck_assert_int_eq(stream_write(&theirs, data, sizeof(data), &error), sizeof(data));
+    ck_assert_int_eq(stream_read(&ours, back, sizeof(back), &error), sizeof(back));
+    ck_assert(holds_run(ours.in.data, ours.in.end, 0xa5)); /* the rest waits in the clear */
+    for (i = 0; i < 4; i++)
+        ck_assert_int_eq(stream_read(&ours, back, sizeof(back), &error), sizeof(back));
+    scratch = pool_take_scratch();
+    ck_assert(!holds_run(scratch, 6000, 0xa5));
+    pool_give_scratch(scratch);
+
+    ck_assert_int_eq(stream_write(&theirs, data, sizeof(data), &error), sizeof(data));
+    ck_assert_int_eq(stream_read(&ours, back, sizeof(back), &error), sizeof(back));
+    scratch = ours.in.data;
+    stream_clear(&ours);
+    ck_assert_ptr_eq(pool_take_scratch(), scratch); /* the same again */
+    ck_assert(!holds_run(scratch, 6000, 0xa5));
+    pool_give_scratch(scratch);
+    finish();
+}
+END_TEST
+
 START_TEST(bad_arguments)
 {
     static uint8_t early[70000];
@@ -552,6 +614,32 @@ START_TEST(a_forked_child_has_no_connection)
     ck_assert_int_eq(stream_write(&ours, "after", 5, &error), 5);
     ck_assert_int_eq(stream_read(&theirs, back, sizeof(back), &error), 5);
     ck_assert_mem_eq(back, "after", 5);
+    finish();
+}
+END_TEST
+
+/* On a SOCK_SEQPACKET pair a packet is a system call: several records go and come with each. */
+START_TEST(records_share_system_calls)
+{
+    static uint8_t data[14 * TRAFFIC_PLAINTEXT_MAX], back[8 * TRAFFIC_PLAINTEXT_MAX];
+    int size = 1 << 20, packets;
+
+    fixture_fill(data, sizeof(data), 12);
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, fds), 0);
+    setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+    fixture_states(fixture_suites[_i], TRAFFIC_PLAINTEXT_MAX, &server_state, &client_state);
+    ck_assert_int_eq(stream_start(&ours, fds[0], &server_state, true, NULL, 0, &error), 0);
+    ck_assert_int_eq(stream_start(&theirs, fds[1], &client_state, false, NULL, 0, &error), 0);
+    if (stream_write(&ours, data, 7 * TRAFFIC_PLAINTEXT_MAX, &error) < 0) /* 1 + 2 + 4 records */
+        ck_abort_msg("%s", error.text);
+    for (packets = 0; recv(fds[1], wire, sizeof(wire), MSG_TRUNC) > 0; packets++)
+        ;
+    ck_assert_int_eq(packets, 3);
+    theirs.record->state.receive.sequence += 7; /* those that we have just thrown away */
+
+    ck_assert_int_eq(stream_write(&ours, data, sizeof(back), &error), sizeof(back));
+    ck_assert_int_eq(stream_read(&theirs, back, sizeof(back), &error), sizeof(back));
+    ck_assert_mem_eq(back, data, sizeof(back));
     finish();
 }
 END_TEST
@@ -666,8 +754,11 @@ main(void)
     tcase_add_test(tests, readable_without_data);
     tcase_add_test(tests, a_flood_ends_a_blocking_read);
     tcase_add_test(tests, an_answer_waits_behind_a_full_buffer);
+    tcase_add_test(tests, an_answer_never_blocks_a_read);
+    tcase_add_loop_test(tests, plaintext_is_wiped, 0, FIXTURE_SUITES);
     tcase_add_test(tests, bad_arguments);
     tcase_add_loop_test(tests, a_forked_child_has_no_connection, 0, FIXTURE_SUITES);
+    tcase_add_loop_test(tests, records_share_system_calls, 0, FIXTURE_SUITES);
     tcase_add_test(tests, threads_and_forks);
     tcase_add_test(tests, idle_streams_are_small);
     suite_add_tcase(suite, tests);
