@@ -274,10 +274,12 @@ permitted_context(const struct worker *worker, const char *name)
 {
     const struct identity_table *table = worker->cell->identities;
     int context = identity_context_find(table, name);
+    const struct control_worker *who = &worker->credentials;
 
+    /* The kernel's list of groups need not have the primary one in it. */
     if (context == -1 ||
-        !identity_permitted(table, (size_t)context, worker->credentials.uid,
-                            worker->credentials.groups, worker->credentials.group_count))
+        (!identity_permitted(table, (size_t)context, who->uid, &who->gid, 1) &&
+         !identity_permitted(table, (size_t)context, who->uid, who->groups, who->group_count)))
         return -1;
     return context;
 }
