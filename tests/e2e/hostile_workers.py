@@ -5,13 +5,13 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import BUILD, ROOT, WORKER_USER, Process, Scene, check, context, facts, main, wait_until  # noqa: E402
+from e2e import BUILD, ROOT, WORKER_USER, Process, Scene, check, context, facts, free_port, main, wait_until  # noqa: E402
 
 
 def test_table_of_hostile_messages():
     with Scene() as scene:
         others = ["root"] if ROOT else []
-        agent = scene.agent(context("www"), context("other", "p256", users=others or ["root"]), max_channels=1000)
+        agent = scene.agent(context("www", listen=f'{{"127.0.0.1:{free_port()}"}}'), context("other", "p256", users=others or ["root"]), max_channels=1000)
         server = scene.server(agent)
         facts(server.port)
         roles = agent.roles()

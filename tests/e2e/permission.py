@@ -17,7 +17,7 @@ def refused(worker, expected):
     client("refused", worker.port)
     line = worker.wait_for("^failed.*$").group(0)
     print(line)
-    check(line.startswith("failed 3 "), "not the code TLSAGENT_E_NOT_PERMITTED:", line)
+    check(line.startswith("failed 4 "), "not the code TLSAGENT_E_NOT_PERMITTED:", line)
     check("not permitted" in line, line)
     for word in expected:
         check(word in line, f"{word!r} is not in: {line}")

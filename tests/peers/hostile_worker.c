@@ -242,15 +242,17 @@ static const char *const wrong_fds[] = {
 
 /* ---- what comes of it ---- */
 
+/* Whether the agent has closed this, once all that is still in it has been read. */
 static bool
 is_lost(int channel, int timeout)
 {
     struct pollfd entry = {.fd = channel, .events = POLLIN};
     char byte;
 
-    if (poll(&entry, 1, timeout) != 1)
-        return false;
-    return recv(channel, &byte, 1, MSG_DONTWAIT | MSG_PEEK) <= 0;
+    while (poll(&entry, 1, timeout) == 1)
+        if (recv(channel, &byte, 1, MSG_DONTWAIT) <= 0)
+            return true;
+    return false;
 }
 
 /* Whether the channel still answers: ask for a context that does not exist. */
