@@ -196,33 +196,45 @@ key_public_types(int selection)
     return (selection & OSSL_KEYMGMT_SELECT_PRIVATE_KEY) != 0 ? NULL : public_params;
 }
 
+static const OSSL_PARAM gettable_params[] = {
+    OSSL_PARAM_int(OSSL_PKEY_PARAM_BITS, NULL),
+    OSSL_PARAM_int(OSSL_PKEY_PARAM_SECURITY_BITS, NULL),
+    OSSL_PARAM_int(OSSL_PKEY_PARAM_MAX_SIZE, NULL),
+    OSSL_PARAM_utf8_string(OSSL_PKEY_PARAM_DEFAULT_DIGEST, NULL, 0),
+    OSSL_PARAM_utf8_string(OSSL_PKEY_PARAM_MANDATORY_DIGEST, NULL, 0),
+    OSSL_PARAM_BN(OSSL_PKEY_PARAM_RSA_N, NULL, 0),
+    OSSL_PARAM_BN(OSSL_PKEY_PARAM_RSA_E, NULL, 0),
+    OSSL_PARAM_utf8_string(OSSL_PKEY_PARAM_GROUP_NAME, NULL, 0),
+    OSSL_PARAM_octet_string(OSSL_PKEY_PARAM_PUB_KEY, NULL, 0),
+    OSSL_PARAM_octet_string(OSSL_PKEY_PARAM_ENCODED_PUBLIC_KEY, NULL, 0),
+    OSSL_PARAM_END,
+};
+
+/* Only what the table names: a caller's "public" key may have a private half all the same. */
 static int
 key_get_params(void *data, OSSL_PARAM params[])
 {
     const struct proxy *key = data;
 
-    return key->public_key != NULL && EVP_PKEY_get_params(key->public_key, params) == 1;
+    if (key->public_key == NULL)
+        return 0;
+    for (OSSL_PARAM *param = params; param->key != NULL; param++) {
+        OSSL_PARAM one[2] = {*param, OSSL_PARAM_construct_end()};
+
+        if (OSSL_PARAM_locate_const(gettable_params, param->key) == NULL)
+            continue;
+        if (EVP_PKEY_get_params(key->public_key, one) != 1)
+            return 0;
+        *param = one[0];
+    }
+    return 1;
 }
 
 static const OSSL_PARAM *
 key_gettable_params(void *provider)
 {
-    static const OSSL_PARAM table[] = {
-        OSSL_PARAM_int(OSSL_PKEY_PARAM_BITS, NULL),
-        OSSL_PARAM_int(OSSL_PKEY_PARAM_SECURITY_BITS, NULL),
-        OSSL_PARAM_int(OSSL_PKEY_PARAM_MAX_SIZE, NULL),
-        OSSL_PARAM_utf8_string(OSSL_PKEY_PARAM_DEFAULT_DIGEST, NULL, 0),
-        OSSL_PARAM_utf8_string(OSSL_PKEY_PARAM_MANDATORY_DIGEST, NULL, 0),
-        OSSL_PARAM_BN(OSSL_PKEY_PARAM_RSA_N, NULL, 0),
-        OSSL_PARAM_BN(OSSL_PKEY_PARAM_RSA_E, NULL, 0),
-        OSSL_PARAM_utf8_string(OSSL_PKEY_PARAM_GROUP_NAME, NULL, 0),
-        OSSL_PARAM_octet_string(OSSL_PKEY_PARAM_PUB_KEY, NULL, 0),
-        OSSL_PARAM_octet_string(OSSL_PKEY_PARAM_ENCODED_PUBLIC_KEY, NULL, 0),
-        OSSL_PARAM_END,
-    };
-
     (void)provider;
-    return table;
+    return gettable_params;
 }
 
 static const char *
