@@ -274,7 +274,7 @@ tlsagent_pull(struct tlsagent *agent, const char *context, unsigned connections)
 static struct tlsagent_conn *
 find_delivered(struct tlsagent *agent, const char *context)
 {
-    struct tlsagent_conn *conn;
+    struct tlsagent_conn *conn = NULL;
 
     TAILQ_FOREACH(conn, &agent->finished, link)
     {
@@ -305,7 +305,9 @@ tlsagent_accept(struct tlsagent *agent, const char *context, int timeout_ms)
 
     if (agent == NULL || agent_check_owner(agent) == -1)
         return NULL;
-    if (context != NULL && find_pull(agent, context) != NULL) {
+    if (context == NULL)
+        context = ""; /* which is refused */
+    if (find_pull(agent, context) != NULL) {
         agent_clear_error(agent);
         agent_pump(agent, 0);
     } else if (pull(agent, context, 1) == -1)

@@ -50,10 +50,16 @@ agent_clear_error(struct tlsagent *agent)
     agent->code = TLSAGENT_OK;
 }
 
+bool
+agent_is_ours(const struct tlsagent *agent)
+{
+    return agent->mine != NULL && agent->mine[0] == 1;
+}
+
 int
 agent_check_owner(struct tlsagent *agent)
 {
-    if (agent->mine[0] == 1)
+    if (agent_is_ours(agent))
         return 0;
     return agent_fail(agent, TLSAGENT_E_FORKED,
                       "this handle belongs to the parent process: open one in the child");
@@ -225,7 +231,7 @@ static void
 release_list(struct tlsagent *agent, struct conn_list *list)
 {
     struct tlsagent_conn *conn;
-    bool ours = agent->mine[0] == 1;
+    bool ours = agent_is_ours(agent);
 
     while ((conn = TAILQ_FIRST(list)) != NULL) {
         conn_detach(conn);

@@ -26,7 +26,7 @@ bucket(struct cell *cell, uint32_t id)
 static struct tlsagent_conn *
 find_asked(struct cell *cell, uint32_t id)
 {
-    struct tlsagent_conn *conn;
+    struct tlsagent_conn *conn = NULL;
 
     TAILQ_FOREACH(conn, bucket(cell, id), link)
     {
@@ -345,8 +345,8 @@ handle_failed(struct tlsagent *agent, struct cell *cell, const struct channel_me
     cell->busy--;
     if (said.retryable == 1 && conn_retry(conn, true))
         return 0;
-    conn->alert = said.alert == 255 ? -1 : said.alert;
     conn_fail(conn, codes[said.reason], "%s", text);
+    conn->alert = said.alert == 255 ? -1 : said.alert;
     return 0;
 }
 

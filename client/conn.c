@@ -59,7 +59,7 @@ conn_wait(struct tlsagent_conn *conn)
 {
     struct conn_request *request = conn->request;
     struct conn_list *waiting = &conn->agent->waiting;
-    struct tlsagent_conn *before;
+    struct tlsagent_conn *before = NULL;
 
     if (conn->phase == CONN_WAITING)
         return;
@@ -140,6 +140,7 @@ conn_fail(struct tlsagent_conn *conn, int code, const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
+    conn_clear_error(conn); /* of a wrong call meanwhile */
     conn_set_error(conn, code, "%s", text);
     conn_finish(conn, CONN_FAILED);
 }
@@ -333,6 +334,7 @@ tlsagent_handshake(struct tlsagent_conn *conn)
         struct conn_request *request = conn->request;
         int flags = fcntl(conn->fd, F_GETFL);
 
+        conn_clear_error(conn);
         if (agent_check_owner(agent) == -1)
             return conn_set_error(conn, TLSAGENT_E_FORKED,
                                   "this connection belongs to the parent process");
@@ -358,7 +360,7 @@ tlsagent_handshake(struct tlsagent_conn *conn)
             return TLSAGENT_WANT_POLLIN;
         }
     }
-    if (agent != NULL && agent->mine[0] == 1) {
+    if (agent != NULL && agent_is_ours(agent)) {
         conn_take(conn);
         agent_leave(agent);
     }
@@ -420,9 +422,9 @@ tlsagent_abandon(struct tlsagent_conn *conn)
     if (conn == NULL)
         return;
     /* A forked child has copies of the lists, but the channels are its parent's. */
-    if ((conn->phase == CONN_ASKED || conn->phase == CONN_QUEUED) && conn->agent->mine[0] == 1)
+    if ((conn->phase == CONN_ASKED || conn->phase == CONN_QUEUED) && agent_is_ours(conn->agent))
         cell_cancel(conn->agent, conn);
-    if (is_over(conn) && conn->agent != NULL && conn->agent->mine[0] == 1)
+    if (is_over(conn) && conn->agent != NULL && agent_is_ours(conn->agent))
         conn_take(conn);
     else
         conn_detach(conn);

@@ -162,6 +162,9 @@ struct tlsagent {
 
 int64_t agent_now(void); /* milliseconds, monotonic */
 
+/* False in a forked child of the process that opened the handle. */
+bool agent_is_ours(const struct tlsagent *agent);
+
 /* -1 with an error on the handle if this process is a forked child of the owner. */
 int agent_check_owner(struct tlsagent *agent);
 

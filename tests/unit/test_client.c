@@ -308,6 +308,8 @@ START_TEST(failure_is_told_with_its_reason)
     conn = begin(agent, "www", pair[0]);
     request = fake_expect(&fake, 0, SERVICE_ACCEPT);
     close(request.fd);
+    ck_assert_int_eq((int)tlsagent_write(conn, "x", 1), -1); /* must not hide the reason */
+    ck_assert_int_eq(tlsagent_error_code(conn), TLSAGENT_E_ARGUMENT);
     fake_fail(&fake, 0, request.accept.id, failures[_i].reason, 0, failures[_i].alert, "thus\033");
     ck_assert_ptr_eq(next_finished(agent), conn);
     ck_assert_int_eq(tlsagent_handshake(conn), -1);
@@ -1252,6 +1254,26 @@ START_TEST(exported_symbols_are_those_of_the_header)
 }
 END_TEST
 
+/* The example of the manual is compiled as it stands there. */
+START_TEST(example_of_the_manual_compiles)
+{
+    static const char script[] =
+        "set -e; sed -n '/^.Bd -literal$/,/^.Ed$/{/^\\./d;p}' client/libtlsagent.3 > $0/example.c; "
+        "grep -q tlsagent_handshake $0/example.c; "
+        "${CC:-cc} -std=gnu11 -Wall -Wextra -Werror -Iclient -c $0/example.c -o $0/example.o; "
+        "rm $0/example.c $0/example.o";
+    pid_t child = fork();
+    int status;
+
+    if (child == 0) {
+        execl("/bin/sh", "sh", "-c", script, fake.directory, (char *)NULL);
+        _exit(127);
+    }
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert_int_eq(status, 0);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -1298,6 +1320,7 @@ main(void)
     tcase_add_test(cases, idle_connection_is_small);
 #endif
     tcase_add_test(cases, exported_symbols_are_those_of_the_header);
+    tcase_add_test(cases, example_of_the_manual_compiles);
     suite_add_tcase(suite, cases);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
