@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import WORKER_USER, Scene, ca, check, facts, fetch, identity, main, tls_connect  # noqa: E402
+from e2e import WORKER_USER, Scene, ca, check, facts, identity, main, tls_connect  # noqa: E402
 
 WORKERS = f'    workers {{ users = {{"{WORKER_USER}"}} }}\n'
 
@@ -47,44 +47,49 @@ def alert(port, name):
     return None
 
 
+def echo(scene, text):
+    """A worker that echoes, whatever its identities are: its port."""
+    return scene.worker(scene.agent(text), "echo").port
+
+
 def test_certificate_by_sni_name():
     rsa, ecdsa = twins()
     with Scene() as scene:
-        server = scene.server(scene.agent(context(
+        port = echo(scene, context(
             block("first.example", first(), 'names = {"only.configured.example"}'),
-            block("twin.example", rsa), block("twin.example", ecdsa))))
-        check(names(server.port, "first.example") == {"first.example", "*.wild.example"}, "exact")
-        check(names(server.port, "FIRST.Example") == {"first.example", "*.wild.example"}, "upper case")
-        check("*.wild.example" in names(server.port, "any.wild.example"), "wildcard")
-        check("first.example" in names(server.port, "only.configured.example"), "a name of the configuration")
-        check(names(server.port, "twin.example") == {"twin.example"}, "the other one")
+            block("twin.example", rsa), block("twin.example", ecdsa)))
+        check(names(port, "first.example") == {"first.example", "*.wild.example"}, "exact")
+        check(names(port, "FIRST.Example") == {"first.example", "*.wild.example"}, "upper case")
+        check("*.wild.example" in names(port, "any.wild.example"), "wildcard")
+        check("first.example" in names(port, "only.configured.example"), "a name of the configuration")
+        check(names(port, "twin.example") == {"twin.example"}, "the other one")
         for name in ("wild.example", "a.b.wild.example", "nobody.example", None):
-            reason = alert(server.port, name)
+            reason = alert(port, name)
             check(reason == "TLSV1_UNRECOGNIZED_NAME", name, "without a default:", reason)
 
 
 def test_default_identity():
     rsa, _ = twins()
     with Scene() as scene:
-        server = scene.server(scene.agent(context(
-            block("first", first(), "default = true"), block("twin.example", rsa))))
+        port = echo(scene, context(
+            block("first", first(), "default = true"), block("twin.example", rsa)))
         for name in ("nobody.example", None):
-            check("first.example" in names(server.port, name), name)
-        check(names(server.port, "twin.example") == {"twin.example"}, "the named one")
-    with Scene() as scene: # a single one serves all
-        server = scene.server(scene.agent(context(block("first", first()))))
+            check("first.example" in names(port, name), name)
+        check(names(port, "twin.example") == {"twin.example"}, "the named one")
+    with Scene() as scene:  # a single one serves all
+        port = echo(scene, context(block("first", first())))
         for name in ("nobody.example", None):
-            check("first.example" in names(server.port, name), name)
+            check("first.example" in names(port, name), name)
 
 
 def test_rsa_or_ecdsa_by_the_clients_ability():
     rsa, ecdsa = twins()
     with Scene() as scene:
-        server = scene.server(scene.agent(context(block("twin", rsa), block("twin", ecdsa))))
+        port = echo(scene, context(block("twin", rsa), block("twin", ecdsa)))
         for version in ("-tls1_3", "-tls1_2"):
             for schemes, expected in (("RSA-PSS+SHA256", "RSA"), ("ECDSA+SHA256", "ECDSA")):
                 done = subprocess.run(
-                    ["openssl", "s_client", "-connect", f"127.0.0.1:{server.port}", "-servername", "twin.example", "-CAfile",
+                    ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "twin.example", "-CAfile",
                      ca(), version, "-sigalgs", schemes], input="", text=True, stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT, timeout=20)
                 line = next((line for line in done.stdout.splitlines() if line.startswith("Peer signature type")), "")
@@ -100,12 +105,12 @@ def test_directory_of_identities():
             place.mkdir(parents=True)
             for source, name in zip(files, ("fullchain.pem", "privkey.pem")):
                 shutil.copy(source, place / name)
-                (place / name).chmod(0o600) # the supervisor opens it; the roles cannot
+                (place / name).chmod(0o600)  # the supervisor opens it; the roles cannot
         (scene.directory / "live/README").write_text("as certbot leaves it\n")
-        server = scene.server(scene.agent(context('    identities = "live"\n    default_identity = "twin.example"\n')))
-        check("first.example" in names(server.port, "first.example"), "by name")
-        check(names(server.port, "twin.example") == {"twin.example"}, "by name")
-        check(names(server.port, None) == {"twin.example"}, "default")
+        port = echo(scene, context('    identities = "live"\n    default_identity = "twin.example"\n'))
+        check("first.example" in names(port, "first.example"), "by name")
+        check(names(port, "twin.example") == {"twin.example"}, "by name")
+        check(names(port, None) == {"twin.example"}, "default")
 
 
 def test_versions_of_a_context():
@@ -140,10 +145,10 @@ def test_suites_and_their_order():
 
 def test_anonymous_and_old_suites_are_refused():
     with Scene() as scene:
-        server = scene.server(scene.agent(context(block("all", identity("sni-rsa", "rsa", "twin.example")))))
+        port = echo(scene, context(block("all", identity("sni-rsa", "rsa", "twin.example"))))
         for offered in ("aNULL:@SECLEVEL=0", "eNULL:@SECLEVEL=0", "AES128-GCM-SHA256", "ECDHE+SHA:@SECLEVEL=0", "DHE+AESGCM"):
             done = subprocess.run(
-                ["openssl", "s_client", "-connect", f"127.0.0.1:{server.port}", "-servername", "twin.example", "-tls1_2", "-cipher",
+                ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "twin.example", "-tls1_2", "-cipher",
                  offered], input="", text=True, timeout=20, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             check("alert handshake failure" in done.stdout, offered, done.stdout[-800:])
 
@@ -151,8 +156,8 @@ def test_anonymous_and_old_suites_are_refused():
 def test_client_certificates_are_required():
     certificate, key = identity("p256", "p256")
     with Scene() as scene:
-        server = scene.server(scene.agent(context(
-            f'    verify = "required"\n    client_ca_file = "{ca()}"\n', block("all", (certificate, key)))))
+        port = echo(scene, context(
+            f'    verify = "required"\n    client_ca_file = "{ca()}"\n', block("all", (certificate, key))))
         for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
             def without(settings, chosen=version):
                 settings.minimum_version = settings.maximum_version = chosen
@@ -161,11 +166,13 @@ def test_client_certificates_are_required():
                 settings.minimum_version = settings.maximum_version = chosen
                 settings.load_cert_chain(certificate, key)
 
-            with tls_connect(server.port, setting=with_one) as connection:
-                check(b"TLS version" in fetch(connection), version)
+            with tls_connect(port, setting=with_one) as connection:
+                connection.sendall(b"ping")
+                check(connection.recv(4) == b"ping", version)
             try:
-                with tls_connect(server.port, setting=without) as connection:
-                    fetch(connection)
+                with tls_connect(port, setting=without) as connection:
+                    connection.sendall(b"ping")
+                    check(connection.recv(4) == b"", version, "was served")
                 raise AssertionError(f"{version}: let in without a certificate")
             except (ssl.SSLError, ConnectionError) as error:
                 print(version, error)
