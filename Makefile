@@ -61,16 +61,19 @@ $(BUILD)/tlsagentd: $(BUILD)/agent/main.o $(AGENT) $(SANDBOX) $(PROTOCOL)
 
 # The library: protocol and sandbox code is inside it, invisible (client/libtlsagent.map).
 $(BUILD)/libtlsagent.so.0: $(CLIENT) $(PROTOCOL) client/libtlsagent.map
-	$(CC) $(CFLAGS) $(LDFLAGS) -shared -pthread -Wl,-soname,libtlsagent.so.0 -Wl,-z,relro,-z,now \
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -pthread -Wl,-soname,libtlsagent.so.0 -Wl,-z,relro,-z,now,-z,nodelete \
 	    -Wl,--version-script=client/libtlsagent.map $(CLIENT) $(PROTOCOL) -o $@ $(CLIENT_LIBS)
 	ln -sf libtlsagent.so.0 $(BUILD)/libtlsagent.so
+# One object with its inner names made local: they cannot clash with the application's.
 $(BUILD)/libtlsagent.a: $(CLIENT) $(PROTOCOL)
 	rm -f $@
-	$(AR) rcs $@ $^
+	$(CC) -r -nostdlib $^ -o $(BUILD)/libtlsagent.o
+	objcopy --localize-hidden $(BUILD)/libtlsagent.o
+	$(AR) rcs $@ $(BUILD)/libtlsagent.o
 $(BUILD)/tlsagent.pc: client/tlsagent.pc.in Makefile
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
 
-$(BUILD)/tlsagent: $(TOOL) $(BUILD)/libtlsagent.a
+$(BUILD)/tlsagent: $(TOOL) $(PROTOCOL) $(BUILD)/libtlsagent.a
 	$(LINK) $^ -o $@ $(CLIENT_LIBS)
 $(BUILD)/examples/%: $(BUILD)/client/examples/%.o $(BUILD)/libtlsagent.a
 	@mkdir -p $(@D)
@@ -80,10 +83,10 @@ $(BUILD)/examples/%: $(BUILD)/client/examples/%.o $(BUILD)/libtlsagent.a
 TESTED := $(AGENT) $(CLIENT) $(SANDBOX) $(PROTOCOL)
 $(BUILD)/libtested.a: $(TESTED)
 	rm -f $@
-	$(AR) rcs $@ $^
+	$(AR) rcsP $@ $^
 $(UNIT) $(HOSTILE): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtested.a
 	$(LINK) $^ -o $@ $(CHECK_LIBS) $(AGENT_LIBS)
-$(PEERS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtlsagent.a
+$(PEERS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtlsagent.a $(PROTOCOL)
 	$(LINK) $^ -o $@ -lssl $(CLIENT_LIBS)
 
 run:
