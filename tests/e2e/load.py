@@ -20,7 +20,7 @@ def handshakes(scene, server, count):
     print(line)
     numbers = {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", line)}
     check(numbers["connections"] == count and numbers["failed"] == 0 and numbers["missed"] == 0, line)
-    check(numbers["resumed"] > count * 0.4, "hardly any was resumed:", line)
+    check(count < 1000 or numbers["resumed"] > count * 0.4, "hardly any was resumed:", line)
 
 
 def test_20000_mixed_handshakes():

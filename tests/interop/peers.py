@@ -26,6 +26,12 @@ def suite(version, aead, kind):
     return AEADS[aead][0 if version == "1.3" else 1 if kind == "rsa" else 2]
 
 
+def groups(version, kind, group):
+    """What the client offers. In TLS 1.2 an ECDSA certificate's own curve must be among them."""
+    curve = {"p256": "P-256", "p384": "P-384"}.get(kind) if version == "1.2" else None
+    return [group] if curve in (None, group) else [group, curve]
+
+
 def combinations():
     for version in ("1.2", "1.3"):
         for aead in AEADS:
@@ -56,7 +62,7 @@ def judge(output, version, cipher, combination):
 
 def s_client(port, version, aead, kind, group, *options):
     return ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "localhost", "-CAfile", ca(),
-            "-verify_return_error", "-verify_hostname", "localhost", "-tls1_" + version[2], "-groups", group,
+            "-verify_return_error", "-verify_hostname", "localhost", "-tls1_" + version[2], "-groups", ":".join(groups(version, kind, group)),
             "-ciphersuites" if version == "1.3" else "-cipher", suite(version, aead, kind), *options]
 
 
@@ -88,7 +94,7 @@ def test_openssl_s_client_when_the_agent_accepts():
 
 def curl(port, version, aead, kind, group, *options):
     return ["curl", "--silent", "--show-error", "--noproxy", "*", "--cacert", ca(), "--resolve",
-            f"localhost:{port}:127.0.0.1", f"--tlsv{version}", "--tls-max", version, "--curves", group,
+            f"localhost:{port}:127.0.0.1", f"--tlsv{version}", "--tls-max", version, "--curves", ":".join(groups(version, kind, group)),
             "--tls13-ciphers" if version == "1.3" else "--ciphers", suite(version, aead, kind), *options]
 
 
@@ -98,8 +104,10 @@ def test_curl():
 
 def gnutls(port, version, aead, kind, group, *options):
     priority = ("NONE:+VERS-TLS{version}:+{cipher}:+AEAD:+SHA256:+SHA384:+ECDHE-RSA:+ECDHE-ECDSA:+COMP-NULL:"
-                "+SIGN-ALL:+CTYPE-X509:+GROUP-{group}").format(
-                    version=version, cipher=AEADS[aead][3], group={"X25519": "X25519", "P-256": "SECP256R1"}[group])
+                "+SIGN-ALL:+CTYPE-X509:{groups}").format(
+                    version=version, cipher=AEADS[aead][3], groups=":".join(
+                        "+GROUP-" + {"P-256": "SECP256R1", "P-384": "SECP384R1"}.get(name, name)
+                        for name in groups(version, kind, group)))
     return ["gnutls-cli", "--port", str(port), "--priority", priority, "--x509cafile", ca(), "--verify-hostname",
             "localhost", "--sni-hostname", "localhost", *options, "127.0.0.1"]
 

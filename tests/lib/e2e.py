@@ -133,8 +133,8 @@ class Process:
     def __init__(self, scene, name, command, stdin=subprocess.DEVNULL):
         self.scene = scene
         self.name = name
-        self.log = scene.directory / f"{name}.log"
-        self.file = open(self.log, "ab")
+        self.log = scene.directory / f"{name}.{len(scene.processes)}.log"
+        self.file = open(self.log, "wb")
         self.process = subprocess.Popen([str(word) for word in command], stdin=stdin, stdout=self.file,
                                         stderr=self.file)
         self.pid = self.process.pid
@@ -279,7 +279,7 @@ class Scene:
                 process.stop()
             except AssertionError as late:
                 complaint = complaint or late
-        texts = {process.name: process.text() for process in self.processes}
+        texts = {process.log.name: process.text() for process in self.processes}
         shutil.rmtree(self.directory, True)
         if kind is Skip:
             return

@@ -130,10 +130,13 @@ connection_start(void)
     SSL_set1_host(connection->ssl, "localhost");
     SSL_set_connect_state(connection->ssl);
     if (connection->wants_resumption) {
-        if (load.sessions[connection->kind] != NULL)
-            SSL_set_session(connection->ssl, load.sessions[connection->kind]);
-        else
-            connection->wants_resumption = false;
+        /* A copy: OpenSSL uses a TLS 1.3 session once, and others may be using this one now. */
+        SSL_SESSION *session = load.sessions[connection->kind];
+
+        session = session != NULL ? SSL_SESSION_dup(session) : NULL;
+        connection->wants_resumption = session != NULL;
+        SSL_set_session(connection->ssl, session);
+        SSL_SESSION_free(session);
     }
     connection->slot = &load.all[load.started];
     *connection->slot = connection;
