@@ -529,27 +529,17 @@ START_TEST(a_session_too_long_for_a_ticket_gets_a_dud)
 }
 END_TEST
 
-START_TEST(what_a_decrypt_callback_should_answer)
+/* How a ticket that opened is used is seen in tickets_resume. */
+START_TEST(a_ticket_that_did_not_open_is_replaced)
 {
-    static const struct {
-        SSL_TICKET_STATUS status;
-        SSL_TICKET_RETURN answer;
-    } cases[] = {
-        {SSL_TICKET_EMPTY, SSL_TICKET_RETURN_IGNORE_RENEW},
-        {SSL_TICKET_NO_DECRYPT, SSL_TICKET_RETURN_IGNORE_RENEW},
-        {SSL_TICKET_SUCCESS, 0}, /* by version */
-        {SSL_TICKET_SUCCESS_RENEW, SSL_TICKET_RETURN_USE_RENEW},
-    };
     SSL_CTX *server = server_new(KEY_P256, versions[_i]);
     SSL *ssl = SSL_new(server);
-    SSL_TICKET_RETURN used =
-        versions[_i] == TLS1_3_VERSION ? SSL_TICKET_RETURN_USE_RENEW : SSL_TICKET_RETURN_USE;
 
-    SSL_set_accept_state(ssl);
-    ck_assert_int_eq(proxyticket_bind(ssl, tickets, scope), 0);
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
-        ck_assert_int_eq(proxyticket_decide(ssl, cases[i].status),
-                         cases[i].answer != 0 ? cases[i].answer : used);
+    ck_assert_int_eq(proxyticket_decide(ssl, SSL_TICKET_EMPTY), SSL_TICKET_RETURN_IGNORE_RENEW);
+    ck_assert_int_eq(proxyticket_decide(ssl, SSL_TICKET_NO_DECRYPT),
+                     SSL_TICKET_RETURN_IGNORE_RENEW);
+    ck_assert_int_eq(proxyticket_decide(ssl, SSL_TICKET_SUCCESS_RENEW),
+                     SSL_TICKET_RETURN_USE_RENEW);
     SSL_free(ssl);
     SSL_CTX_free(server);
 }
@@ -708,6 +698,148 @@ START_TEST(a_round_trip_is_cheap)
 }
 END_TEST
 
+/* ---- surprises on the channel: the test plays the keeper ---- */
+
+static int fake; /* our end */
+
+static void
+fake_answer(uint16_t type, uint32_t number, const char *text)
+{
+    const struct keyops_answer answer = {
+        .number = number, .data = (const uint8_t *)text, .size = strlen(text)};
+    uint8_t body[1024];
+
+    ck_assert_int_eq(
+        channel_send(fake, type, body, keyops_put_answer(&answer, body, sizeof(body)), NULL, 0),
+        CHANNEL_OK);
+}
+
+static void
+fake_refusal(uint32_t number, uint8_t reason)
+{
+    const struct keyops_refused refused = {.number = number, .reason = reason};
+    uint8_t body[16];
+
+    ck_assert_int_eq(channel_send(fake, KEYOPS_REFUSAL, body,
+                                  keyops_put_refused(&refused, body, sizeof(body)), NULL, 0),
+                     CHANNEL_OK);
+}
+
+static struct keycall *
+fake_keeper(const char *build, struct error *error)
+{
+    struct keyops_hello hello = {""};
+    uint8_t body[128];
+    int pair[2];
+
+    ck_assert_int_eq(channel_pair(pair), 0);
+    fake = pair[1];
+    strncpy(hello.build, build, sizeof(hello.build) - 1);
+    ck_assert_int_eq(channel_send(fake, KEYOPS_HELLO, body,
+                                  keyops_put_hello(&hello, body, sizeof(body)), NULL, 0),
+                     CHANNEL_OK);
+    return keycall_open(pair[0], 1000, error);
+}
+
+START_TEST(a_late_or_wrong_answer_ends_the_handshaker)
+{
+    struct keyops_sign_tls13 request = {.role = KEYOPS_ROLE_SERVER, .hash_size = 32};
+    uint8_t signature[KEYOPS_SIGNATURE_MAX];
+    struct error error = {""};
+    struct keycall *call = fake_keeper(role_build_id, &error);
+    size_t size;
+    int fd = 0;
+
+    ck_assert_ptr_nonnull(call);
+    switch (_i) { /* what lies there when the first request (number 1) is made */
+    case 0:       /* nothing: the deadline */
+        break;
+    case 1:
+        fake_answer(KEYOPS_ANSWER, 2, "of the next");
+        break;
+    case 2:
+        fake_answer(KEYOPS_ANSWER, 0, "of the one before");
+        break;
+    case 3:
+        fake_refusal(2, KEYOPS_BAD_SHAPE);
+        break;
+    case 4:
+        fake_refusal(1, 0);
+        break;
+    case 5:
+        fake_answer(KEYOPS_HELLO, 1, "again");
+        break;
+    case 6:
+        fake_answer(KEYOPS_SIGN_TLS13, 1, "a request");
+        break;
+    case 7:
+        ck_assert_int_eq(channel_send(fake, KEYOPS_ANSWER, "12345678x", 9, NULL, 0), CHANNEL_OK);
+        break;
+    case 8:
+        ck_assert_int_eq(channel_send(fake, KEYOPS_ANSWER, "\0\0\0\1\0\0\0\0", 8, &fd, 1),
+                         CHANNEL_OK);
+        break;
+    case 9:
+        close(fake);
+        break;
+    }
+    (void)keycall_sign_tls13(call, &request, signature, sizeof(signature), &size);
+    exit(0); /* not reached: the test expects status 1 */
+}
+END_TEST
+
+START_TEST(results_and_refusals_come_back)
+{
+    struct keyops_sign_tls13 request = {.role = KEYOPS_ROLE_SERVER, .hash_size = 32};
+    uint8_t signature[10];
+    struct keycall_counters counters;
+    struct error error = {""};
+    struct keycall *call = fake_keeper(role_build_id, &error);
+    size_t size;
+
+    fake_answer(KEYOPS_ANSWER, 1, "signature!");
+    ck_assert_int_eq(keycall_sign_tls13(call, &request, signature, sizeof(signature), &size), 0);
+    ck_assert_uint_eq(size, 10);
+    ck_assert_mem_eq(signature, "signature!", 10);
+    fake_refusal(2, KEYOPS_BAD_SHAPE);
+    ck_assert_int_eq(keycall_sign_tls13(call, &request, signature, sizeof(signature), &size),
+                     KEYOPS_BAD_SHAPE);
+    fake_answer(KEYOPS_ANSWER, 3, "longer than there is room");
+    ck_assert_int_eq(keycall_sign_tls13(call, &request, signature, sizeof(signature), &size),
+                     KEYOPS_INTERNAL);
+    ck_assert_uint_eq(size, 0);
+    keycall_count(call, &counters);
+    ck_assert_uint_eq(counters.calls, 3);
+    ck_assert_uint_eq(counters.refused, 1);
+    keycall_close(call);
+    close(fake);
+    ck_assert_str_eq(keycall_refusal_text(KEYOPS_BAD_SHAPE), "not what TLS signs");
+    ck_assert_str_eq(keycall_refusal_text(0), "unknown reason");
+    ck_assert_str_eq(keycall_refusal_text(200), "unknown reason");
+}
+END_TEST
+
+START_TEST(a_keeper_of_another_build_is_not_talked_to)
+{
+    struct error error = {""};
+    int pair[2];
+
+    ck_assert_ptr_null(fake_keeper("0.0-other", &error));
+    ck_assert_ptr_nonnull(strstr(error.text, "0.0-other"));
+    close(fake);
+    error_clear(&error);
+    ck_assert_int_eq(channel_pair(pair), 0);
+    ck_assert_ptr_null(keycall_open(pair[0], 10, &error)); /* says nothing */
+    ck_assert_ptr_nonnull(strstr(error.text, "did not say hello"));
+    close(pair[1]);
+    error_clear(&error);
+    ck_assert_int_eq(channel_pair(pair), 0);
+    close(pair[1]);
+    ck_assert_ptr_null(keycall_open(pair[0], 10, &error));
+    ck_assert_ptr_nonnull(strstr(error.text, "went away"));
+}
+END_TEST
+
 int
 main(int argc, char **argv)
 {
@@ -732,9 +864,15 @@ main(int argc, char **argv)
     tcase_add_loop_test(tcase, a_tampered_ticket_means_a_full_handshake, 0, 2);
     tcase_add_loop_test(tcase, without_a_bind_the_handshake_goes_on, 0, 2);
     tcase_add_loop_test(tcase, a_session_too_long_for_a_ticket_gets_a_dud, 0, 2);
-    tcase_add_loop_test(tcase, what_a_decrypt_callback_should_answer, 0, 2);
+    tcase_add_loop_test(tcase, a_ticket_that_did_not_open_is_replaced, 0, 2);
     tcase_add_test(tcase, many_tickets_in_one_hello_cost_four_opens);
     tcase_add_test(tcase, a_round_trip_is_cheap);
+    suite_add_tcase(suite, tcase);
+    tcase = tcase_create("keycall");
+    tcase_set_timeout(tcase, 60);
+    tcase_add_loop_exit_test(tcase, a_late_or_wrong_answer_ends_the_handshaker, 1, 0, 10);
+    tcase_add_test(tcase, results_and_refusals_come_back);
+    tcase_add_test(tcase, a_keeper_of_another_build_is_not_talked_to);
     suite_add_tcase(suite, tcase);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
