@@ -9,6 +9,7 @@
 #include <string.h>
 #include <getopt.h>
 #include <sys/prctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/config.h"
@@ -32,6 +33,7 @@ struct options {
 
 static void __attribute__((noreturn)) run_role(enum control_role role, const struct role_args *args)
 {
+    tzset(); /* even gmtime_r() opens the time zone's file the first time: the sandbox would kill */
     (void)prctl(PR_SET_NAME, args->name, 0, 0, 0); /* for ps and top */
     switch (role) {
     case CONTROL_LOADER:

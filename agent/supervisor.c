@@ -8,7 +8,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -17,6 +16,7 @@
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -305,8 +305,8 @@ draw_graph(struct supervisor *supervisor)
     const struct cells_hooks hooks = {cell_up, cell_down, cells_have_answered, supervisor};
     struct error error = {""};
 
-    if (listen_check_unix(config->socket, "socket", &error) == -1 ||
-        listen_check_unix(config->control_socket, "control_socket", &error) == -1 ||
+    if (listen_check_unix(config->control_socket, "control_socket", &error) == -1 ||
+        listen_check_unix(config->socket, "socket", &error) == -1 ||
         listen_open_contexts(config, &supervisor->listeners, &supervisor->listener_count, &error) ==
             -1)
         fail_start(supervisor, "%s", error.text);
@@ -337,6 +337,7 @@ init(struct supervisor *supervisor, struct config *config)
     supervisor->socket.fd = supervisor->control.fd = -1;
     supervisor->console = STDERR_FILENO;
     signal(SIGPIPE, SIG_IGN);
+    (void)syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0); /* what the caller forgot */
     if (spawn_init(&error) == -1)
         fail_start(supervisor, "%s", error.text);
 }
