@@ -100,7 +100,9 @@ struct reader {
 
 #define FAIL(reader, value, key, ...) config_fail_value((reader)->error, value, key, __VA_ARGS__)
 #define FAIL_BLOCK(reader, block, key, ...)                                                        \
-    config_fail((reader)->error, (block)->filename, config_text_line(block), key, __VA_ARGS__)
+    (config_fail((reader)->error, (block)->filename, config_text_line(block), key, __VA_ARGS__), -1)
+#define FAIL_MEMORY(reader)                                                                        \
+    (error_set((reader)->error, "%s: out of memory", (reader)->config->file), -1)
 
 /* ---- small conversions ---- */
 
@@ -179,7 +181,7 @@ read_user(struct reader *reader, cfg_t *cfg)
 
     config->user = strdup(value != NULL ? value->text : DEFAULT_USER);
     if (config->user == NULL)
-        return error_set(reader->error, "%s: out of memory", config->file);
+        return FAIL_MEMORY(reader);
     config->uid = geteuid();
     config->gid = getegid();
     if (!reader->as_root)
@@ -194,8 +196,10 @@ read_user(struct reader *reader, cfg_t *cfg)
         return FAIL(reader, value, "user", "there is no user \"%s\"; create it, or name another",
                     config->user);
     if (entry->pw_uid == 0)
-        return FAIL(reader, value, "user",
-                    "\"%s\" is the superuser; name a user who owns nothing else", config->user);
+        return config_fail(reader->error, value != NULL ? value->file : config->file,
+                           value != NULL ? value->line : 1, "user",
+                           "\"%s\" is the superuser; name a user who owns nothing else",
+                           config->user);
     config->uid = entry->pw_uid;
     config->gid = entry->pw_gid;
     return 0;
@@ -211,7 +215,7 @@ read_socket(struct reader *reader, cfg_t *cfg, const char *key, const char *othe
     if (value != NULL && read_path(reader, value, key, path) == -1)
         return -1;
     if (*path == NULL)
-        return error_set(reader->error, "%s: out of memory", reader->config->file);
+        return FAIL_MEMORY(reader);
     if (strlen(*path) < sizeof(((struct sockaddr_un *)NULL)->sun_path))
         return 0;
     return config_fail(reader->error, value != NULL ? value->file : reader->config->file,
@@ -231,7 +235,7 @@ read_sockets(struct reader *reader, cfg_t *cfg)
         return -1;
     beside = config_value_path(config->socket, "control.sock");
     if (beside == NULL)
-        return error_set(reader->error, "%s: out of memory", config->file);
+        return FAIL_MEMORY(reader);
     result = read_socket(reader, cfg, "control_socket", beside, &config->control_socket);
     free(beside);
     if (result == 0 && strcmp(config->socket, config->control_socket) == 0) {
@@ -239,8 +243,10 @@ read_sockets(struct reader *reader, cfg_t *cfg)
 
         if (value == NULL)
             value = config_text_get(cfg, "socket");
-        return FAIL(reader, value, "control_socket",
-                    "%s is the workers' socket already; choose another path", config->socket);
+        return config_fail(reader->error, value != NULL ? value->file : config->file,
+                           value != NULL ? value->line : 1, "control_socket",
+                           "%s is the workers' socket already; choose another path",
+                           config->socket);
     }
     return result;
 }
@@ -549,9 +555,9 @@ read_listens(struct reader *reader, cfg_t *block)
                 continue;
             }
             if (other != NULL)
-                FAIL(reader, value, "listen",
-                     "\"%s\" is listened on by context \"%s\" (line %u) already; remove one",
-                     value->text, other->name, other->line);
+                (void)FAIL(reader, value, "listen",
+                           "\"%s\" is listened on by context \"%s\" (line %u) already; remove one",
+                           value->text, other->name, other->line);
             for (int rest = j; rest < count; rest++)
                 free(found[rest].text);
             return FAIL(reader, value, "listen", "too many addresses, or out of memory");
@@ -668,7 +674,7 @@ read_contexts(struct reader *reader, cfg_t *cfg)
                           "more than %d contexts; remove some", CONTROL_CONTEXTS_MAX);
     config->contexts = calloc(count, sizeof(*config->contexts));
     if (config->contexts == NULL)
-        return error_set(reader->error, "%s: out of memory", config->file);
+        return FAIL_MEMORY(reader);
     config->cell_group_count = 1; /* the shared one */
     for (unsigned i = 0; i < count; i++) {
         if (read_context(reader, cfg_getnsec(cfg, "context", i)) == -1)

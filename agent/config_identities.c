@@ -184,11 +184,12 @@ read_names(const struct directory *directory, size_t *count)
     if (stream == NULL && fd != -1)
         close(fd);
     while (names != NULL && stream != NULL && (entry = readdir(stream)) != NULL) {
-        char **more;
+        char **more = names;
 
         if (entry->d_name[0] == '.')
             continue;
-        more = realloc(names, (*count + 1) * sizeof(*names));
+        if ((*count & (*count - 1)) == 0) /* full at 0, 1, 2, 4, 8 ... */
+            more = realloc(names, (*count == 0 ? 1 : *count * 2) * sizeof(*names));
         if (more != NULL) {
             names = more;
             names[*count] = strdup(entry->d_name);

@@ -25,9 +25,9 @@ struct config_value {
 int config_fail(struct error *error, const char *file, unsigned line, const char *key,
                 const char *format, ...) __attribute__((format(printf, 5, 6)));
 
-/* The same, at a value. */
+/* The same, at a value. The -1 is spelled out for readers that do not see into the function. */
 #define config_fail_value(error, value, key, ...)                                                  \
-    config_fail(error, (value)->file, (value)->line, key, __VA_ARGS__)
+    (config_fail(error, (value)->file, (value)->line, key, __VA_ARGS__), -1)
 
 /* ---- config_text.c ---- */
 
