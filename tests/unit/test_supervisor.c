@@ -1,0 +1,523 @@
+/*
+ * test_supervisor.c: the supervisor's parts against roles and workers that misbehave.
+ *
+ * Cells are real processes: spawn_role() executes this very program, whose main() then plays a
+ * keeper or a handshaker. Which fault it plays is in the cell number of its command line.
+ */
+#include <check.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "agent/cells.h"
+#include "agent/greet.h"
+#include "agent/listen.h"
+#include "agent/log.h"
+#include "agent/roles.h"
+#include "agent/spawn.h"
+
+/* What the handshaker of a cell does; its keeper is always good. */
+enum fault {
+    GOOD,
+    WRONG_BUILD,
+    WRONG_ROLE,
+    READY_BEFORE_HELLO,
+    WRONG_GENERATION,
+    PONG_UNASKED,
+    FOREIGN_COUNTERS,
+    UNKNOWN_TYPE,
+    TOO_SHORT,
+    WITH_FD,
+    LEAVES,
+    FAULTS,
+};
+
+#define GENERATION 5
+
+/* ---- the fake roles (children) ---- */
+
+static void
+send_message(uint16_t type, const void *body, size_t size)
+{
+    if (channel_send(ROLE_FD_CONTROL, type, body, size, NULL, 0) != CHANNEL_OK)
+        _exit(1);
+}
+
+static void
+receive_message(const struct channel_rule *rules, size_t count, struct channel_message *message)
+{
+    static uint8_t buffer[CHANNEL_BUFFER_SIZE];
+    struct error error = {""};
+
+    if (channel_receive_wait(ROLE_FD_CONTROL, rules, count, buffer, sizeof(buffer), message, &error,
+                             -1) != CHANNEL_OK)
+        _exit(0); /* the supervisor is gone */
+}
+
+static void
+commit_fault(enum fault fault)
+{
+    struct control_context_counters counters = {.context = 1}; /* of the other group */
+    struct control_pong pong = {.number = 1};
+    uint8_t body[512];
+    int fd = STDERR_FILENO;
+
+    switch (fault) {
+    case PONG_UNASKED:
+        send_message(CONTROL_PONG, body, control_put_pong(&pong, body, sizeof(body)));
+        break;
+    case FOREIGN_COUNTERS:
+        send_message(CONTROL_CONTEXT_COUNTERS, body,
+                     control_put_context_counters(&counters, body, sizeof(body)));
+        break;
+    case UNKNOWN_TYPE:
+        send_message(4242, "", 0);
+        break;
+    case TOO_SHORT:
+        send_message(CONTROL_PONG, "x", 1);
+        break;
+    case WITH_FD:
+        (void)channel_send(ROLE_FD_CONTROL, CONTROL_READY, "\0\0\0\5", 4, &fd, 1);
+        break;
+    case LEAVES:
+        _exit(3);
+    default:
+        break;
+    }
+}
+
+static void __attribute__((noreturn))
+play_role(enum control_role role, const struct role_args *args)
+{
+    enum fault fault = role == CONTROL_HANDSHAKER ? (enum fault)args->cell : GOOD;
+    bool keeper = role == CONTROL_KEEPER;
+    const struct channel_rule *rules = keeper ? control_keeper_rules : control_handshaker_rules;
+    size_t count = keeper ? control_keeper_rule_count : control_handshaker_rule_count;
+    struct control_hello hello = {.role = (uint8_t)role};
+    struct control_ready ready = {.generation = GENERATION};
+    struct channel_message message;
+    struct control_ping ping;
+    uint8_t body[512];
+
+    snprintf(hello.build, sizeof(hello.build), "%s", fault == WRONG_BUILD ? "0" : role_build_id);
+    if (fault == WRONG_ROLE)
+        hello.role = CONTROL_KEEPER;
+    if (fault == WRONG_GENERATION)
+        ready.generation++;
+    if (fault != READY_BEFORE_HELLO)
+        send_message(CONTROL_HELLO, body, control_put_hello(&hello, body, sizeof(body)));
+    else
+        send_message(CONTROL_READY, body, control_put_ready(&ready, body, sizeof(body)));
+    receive_message(rules, count, &message);
+    if (message.type != (keeper ? CONTROL_SECRET : CONTROL_PUBLIC) || message.fd_count != 1)
+        _exit(2);
+    channel_message_clear(&message);
+    send_message(CONTROL_READY, body, control_put_ready(&ready, body, sizeof(body)));
+    commit_fault(fault);
+    for (;;) {
+        struct control_pong pong = {.signatures = 7};
+
+        receive_message(rules, count, &message);
+        channel_message_clear(&message);
+        if (message.type != CONTROL_PING || !control_get_ping(&ping, message.body, message.size))
+            continue;
+        pong.number = ping.number;
+        if (!keeper) {
+            struct control_context_counters counters = {.context = 0, .started = 10, .full = 9};
+
+            send_message(CONTROL_CONTEXT_COUNTERS, body,
+                         control_put_context_counters(&counters, body, sizeof(body)));
+        }
+        send_message(CONTROL_PONG, body, control_put_pong(&pong, body, sizeof(body)));
+    }
+}
+
+/* ---- cells ---- */
+
+static struct config_context contexts[2] = {{.name = (char[]){"www"}, .cell_group = 0},
+                                            {.name = (char[]){"mail"}, .cell_group = 1}};
+static struct config config = {.file = (char[]){"/test.conf"},
+                               .log_level = LOG_LEVEL_ERROR,
+                               .contexts = contexts,
+                               .context_count = 2,
+                               .cell_group_count = 1,
+                               .max_channels = 4};
+static struct load_result generation;
+static struct loop *loop;
+static struct cells cells;
+static unsigned ups[FAULTS], downs[FAULTS];
+static char last_why[FAULTS][ERROR_TEXT_MAX];
+static bool answered;
+
+static void
+on_up(struct cell *cell, void *data)
+{
+    (void)data;
+    ups[cell->number]++;
+}
+
+static void
+on_down(struct cell *cell, const char *why, void *data)
+{
+    (void)data;
+    downs[cell->number]++;
+    snprintf(last_why[cell->number], ERROR_TEXT_MAX, "%s", why);
+}
+
+static void
+on_answered(void *data)
+{
+    (void)data;
+    answered = true;
+}
+
+static void
+start_cells(unsigned count)
+{
+    static const struct cells_hooks hooks = {on_up, on_down, on_answered, NULL};
+    struct error error = {""};
+
+    log_init("test", LOG_LEVEL_ERROR, 0);
+    signal(SIGPIPE, SIG_IGN);
+    ck_assert_int_eq(spawn_init(&error), 0);
+    config.cells = count;
+    generation.generation = GENERATION;
+    generation.public_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    generation.secret_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    loop = loop_new();
+    cells_init(&cells, loop, &config, &generation, NULL, 0, &hooks);
+    cells_start(&cells);
+}
+
+/* Rounds of the loop until done() or the test's time is up. */
+#define RUN_UNTIL(condition)                                                                       \
+    do {                                                                                           \
+        loop_round(loop);                                                                          \
+    } while (!(condition))
+
+static bool
+all_faults_seen(void)
+{
+    for (unsigned i = 1; i < FAULTS; i++) {
+        if (downs[i] == 0)
+            return false;
+    }
+    return ups[GOOD] > 0;
+}
+
+START_TEST(each_fault_costs_its_own_cell_only)
+{
+    static const char *const reasons[FAULTS] = {
+        [WRONG_BUILD] = "another build",      [WRONG_ROLE] = "wrong HELLO",
+        [READY_BEFORE_HELLO] = "wrong READY", [WRONG_GENERATION] = "wrong READY",
+        [PONG_UNASKED] = "nobody asked for",  [FOREIGN_COUNTERS] = "not its own",
+        [UNKNOWN_TYPE] = "not allowed",       [TOO_SHORT] = "bytes long",
+        [WITH_FD] = "carries 1 fds",          [LEAVES] = "ended with status 3",
+    };
+
+    start_cells(FAULTS);
+    RUN_UNTIL(all_faults_seen());
+    for (unsigned i = 1; i < FAULTS; i++)
+        ck_assert_msg(strstr(last_why[i], reasons[i]) != NULL, "fault %u: \"%s\"", i, last_why[i]);
+    ck_assert_uint_eq(ups[GOOD], 1);
+    ck_assert_uint_eq(downs[GOOD], 0);
+    cells_stop(&cells);
+}
+END_TEST
+
+/* Deaths in a row: at once, then after 100 ms, 200 ms, ... */
+START_TEST(fast_deaths_are_replaced_more_and_more_slowly)
+{
+    uint64_t start, waited;
+
+    start_cells(1);
+    RUN_UNTIL(ups[0] == 1);
+    for (unsigned i = 1; i <= 4; i++) {
+        kill(cells.list[0].handshaker.pid, SIGKILL);
+        loop_round(loop);
+        start = loop_now(loop);
+        RUN_UNTIL(ups[0] == i + 1);
+        waited = loop_now(loop) - start;
+        if (i == 1)
+            ck_assert_uint_lt(waited, 1000);
+        if (i == 4)
+            ck_assert_uint_ge(waited, 350); /* 400, less what the clock had moved already */
+    }
+    ck_assert_uint_eq(cells.list[0].restarts, 4);
+    cells_stop(&cells);
+}
+END_TEST
+
+START_TEST(death_takes_the_partner_along)
+{
+    pid_t keeper, handshaker;
+
+    start_cells(1);
+    RUN_UNTIL(ups[0] == 1);
+    keeper = cells.list[0].keeper.pid;
+    handshaker = cells.list[0].handshaker.pid;
+    kill(keeper, SIGKILL);
+    RUN_UNTIL(ups[0] == 2);
+    ck_assert_int_eq(waitpid(handshaker, NULL, 0), handshaker); /* ends, although it was well */
+    ck_assert_int_ne(cells.list[0].keeper.pid, keeper);
+    ck_assert_int_ne(cells.list[0].handshaker.pid, handshaker);
+    cells_stop(&cells);
+}
+END_TEST
+
+START_TEST(stalled_process_is_replaced)
+{
+    pid_t stalled;
+
+    start_cells(1);
+    RUN_UNTIL(ups[0] == 1);
+    stalled = cells.list[0].handshaker.pid;
+    kill(stalled, SIGSTOP);
+    RUN_UNTIL(ups[0] == 2);
+    ck_assert(strstr(last_why[0], "has not answered") != NULL);
+    ck_assert_int_eq(waitpid(stalled, NULL, 0), stalled);
+    cells_stop(&cells);
+}
+END_TEST
+
+START_TEST(counters_of_the_dead_are_kept)
+{
+    struct control_context_counters sum;
+
+    start_cells(1);
+    RUN_UNTIL(ups[0] == 1);
+    cells_ping(&cells);
+    RUN_UNTIL(answered);
+    cells_sum_counters(&cells, 0, &sum);
+    ck_assert_uint_eq(sum.started, 10);
+    kill(cells.list[0].handshaker.pid, SIGKILL);
+    RUN_UNTIL(ups[0] == 2);
+    cells_sum_counters(&cells, 0, &sum);
+    ck_assert_uint_eq(sum.started, 10);
+    answered = false;
+    cells_ping(&cells);
+    RUN_UNTIL(answered);
+    cells_sum_counters(&cells, 0, &sum);
+    ck_assert_uint_eq(sum.started, 20);
+    ck_assert_uint_eq(sum.full, 18);
+    ck_assert_uint_eq(cells.list[0].keeper.pong.signatures, 7);
+    cells_stop(&cells);
+}
+END_TEST
+
+/* ---- workers ---- */
+
+START_TEST(who_may_use_a_context)
+{
+    static uid_t users[] = {33, 65534};
+    static gid_t groups[] = {100, 65534};
+    const struct config_context context = {
+        .users = users, .user_count = 2, .groups_allowed = groups, .group_allowed_count = 2};
+    static const struct {
+        struct control_worker worker;
+        bool allowed;
+    } cases[] = {
+        {{.uid = 33, .gid = 1}, true},
+        {{.uid = 34, .gid = 100}, true},
+        {{.uid = 34, .gid = 1, .group_count = 2, .groups = {5, 100}}, true},
+        {{.uid = 34, .gid = 1, .group_count = 1, .groups = {5, 100}}, false},
+        {{.uid = 34, .gid = 1}, false},
+        {{.uid = 0, .gid = 0}, false},         /* root gets nothing for free */
+        {{.uid = 65534, .gid = 65534}, false}, /* unmapped: could be anybody */
+        {{.uid = 34, .gid = 1, .group_count = 1, .groups = {65534}}, false},
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        ck_assert_msg(greet_context_allows(&context, &cases[i].worker) == cases[i].allowed,
+                      "case %zu", i);
+}
+END_TEST
+
+static char directory[] = "/tmp/tlsagent-test-XXXXXX";
+static char path[100];
+
+static int
+connect_to(const char *name)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s", name);
+    ck_assert_int_eq(connect(fd, (const struct sockaddr *)&address, sizeof(address)), 0);
+    return fd;
+}
+
+static uint16_t
+receive_type(int fd, int *channel)
+{
+    static uint8_t buffer[CHANNEL_BUFFER_SIZE];
+    struct channel_message message;
+    struct error error = {""};
+
+    if (channel_receive(fd, service_greeting_rules, service_greeting_rule_count, buffer,
+                        sizeof(buffer), &message, &error) != CHANNEL_OK)
+        return 0;
+    if (message.fd_count == 1)
+        *channel = channel_take_fd(&message, 0);
+    return message.type;
+}
+
+START_TEST(greeting_new_channel_limit_and_silence)
+{
+    static struct greet greet;
+    static uid_t me;
+    struct listen_unix listener;
+    struct error error = {""};
+    int workers[5], channel = -1;
+
+    me = geteuid();
+    contexts[0].users = &me;
+    contexts[0].user_count = 1;
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+    snprintf(path, sizeof(path), "%s/new/socket", directory); /* its directory is made */
+    ck_assert_int_eq(listen_open_unix(path, "socket", 0666, &listener, &error), 0);
+    start_cells(1);
+    greet_init(&greet, listener.fd, loop, &config, &cells);
+    RUN_UNTIL(ups[0] == 1);
+    for (int i = 0; i < 5; i++) {
+        workers[i] = connect_to(path);
+        loop_round(loop);
+    }
+    RUN_UNTIL(greet.denied == 1); /* max_channels is 4 */
+    ck_assert_uint_eq(receive_type(workers[4], &channel), SERVICE_DENIED);
+    ck_assert_uint_eq(receive_type(workers[0], &channel), SERVICE_WELCOME);
+    ck_assert_uint_eq(receive_type(workers[0], &channel), SERVICE_CONTEXT);
+    ck_assert_uint_eq(receive_type(workers[0], &channel), SERVICE_CHANNEL);
+    ck_assert_int_ne(channel, -1);
+    close(channel);
+    ck_assert_uint_eq(receive_type(workers[0], &channel), 0);
+    kill(cells.list[0].keeper.pid, SIGKILL); /* a new cell: its channel is pushed */
+    RUN_UNTIL(ups[0] == 2);
+    greet_cell_up(&greet, &cells.list[0]); /* what the supervisor's hook does */
+    ck_assert_uint_eq(receive_type(workers[0], &channel), SERVICE_CHANNEL);
+    ck_assert_uint_eq(greet.worker_count, 4);
+    ck_assert_int_eq(send(workers[1], "x", 1, 0), 1); /* nothing may be said */
+    close(workers[2]);
+    RUN_UNTIL(greet.worker_count == 2);
+    cells_stop(&cells);
+    listen_remove_unix(&listener);
+    ck_assert_int_eq(access(path, F_OK), -1);
+    *strrchr(path, '/') = '\0';
+    ck_assert_int_eq(rmdir(path), 0);
+    ck_assert_int_eq(rmdir(directory), 0);
+}
+END_TEST
+
+/* ---- the Unix sockets ---- */
+
+START_TEST(unix_socket_stale_live_and_in_the_way)
+{
+    struct listen_unix first, second;
+    struct error error = {""};
+    struct stat facts;
+    int fd;
+
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+    snprintf(path, sizeof(path), "%s/socket", directory);
+    ck_assert_int_eq(listen_open_unix(path, "control_socket", 0600, &first, &error), 0);
+    ck_assert_int_eq(stat(path, &facts), 0);
+    ck_assert_uint_eq(facts.st_mode & 0777, 0600);
+    ck_assert_int_eq(listen_open_unix(path, "socket", 0666, &second, &error), -1);
+    ck_assert(strstr(error.text, "another agent is already running") != NULL);
+    close(first.fd); /* as after kill -9: the file stays */
+    error_clear(&error);
+    ck_assert_int_eq(listen_open_unix(path, "socket", 0666, &second, &error), 0);
+    ck_assert_int_eq(stat(path, &facts), 0);
+    ck_assert_uint_eq(facts.st_mode & 0777, 0666);
+    /* A file that is no longer ours stays. */
+    ck_assert_int_eq(unlink(path), 0);
+    fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    close(fd);
+    listen_remove_unix(&second);
+    ck_assert_int_eq(access(path, F_OK), 0);
+    ck_assert_int_eq(listen_open_unix(path, "socket", 0666, &second, &error), -1);
+    ck_assert(strstr(error.text, "not a socket") != NULL);
+    unlink(path);
+    rmdir(directory);
+}
+END_TEST
+
+/* ---- the command line of a role ---- */
+
+START_TEST(role_arguments_are_parsed_strictly)
+{
+    static char good[][32] = {
+        "tlsagentd",        "--role=keeper", "--name=keeper 0.1", "--log-level=2", "--log-syslog=1",
+        "--uid=4294967294", "--gid=7",       "--parent=99",       "--cpu=-1",      "--cell=3"};
+    char *argv[11] = {NULL};
+    enum control_role role;
+    struct role_args args;
+    int status;
+    pid_t pid;
+
+    for (size_t i = 0; i < 10; i++)
+        argv[i] = good[i];
+    ck_assert(spawn_parse(10, argv, &role, &args));
+    ck_assert_int_eq(role, CONTROL_KEEPER);
+    ck_assert_str_eq(args.name, "keeper 0.1");
+    ck_assert(args.log_level == 2 && args.log_syslog == 1 && args.uid == 4294967294U &&
+              args.gid == 7 && args.parent == 99 && args.cpu == -1 && args.cell == 3);
+    argv[1] = good[2];
+    ck_assert(!spawn_parse(10, argv, &role, &args)); /* not a role's at all */
+    argv[1] = good[1];
+    for (size_t i = 1; i < 10; i++) {
+        pid = fork();
+        if (pid == 0) {
+            char spoilt[40];
+
+            log_init("test", LOG_LEVEL_ERROR, 0);
+            snprintf(spoilt, sizeof(spoilt), "%s%s", i == 2 ? "x" : "", good[i]);
+            if (i != 2)
+                strncat(spoilt, "x", sizeof(spoilt) - strlen(spoilt) - 1);
+            argv[i] = spoilt;
+            (void)spawn_parse(10, argv, &role, &args);
+            _exit(0);
+        }
+        ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+        ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 1, "argument %zu", i);
+    }
+}
+END_TEST
+
+int
+main(int argc, char **argv)
+{
+    Suite *suite = suite_create("supervisor");
+    TCase *tcase = tcase_create("supervisor");
+    enum control_role role;
+    struct role_args args;
+    SRunner *runner;
+    int failed;
+
+    if (spawn_parse(argc, argv, &role, &args))
+        play_role(role, &args);
+    tcase_add_test(tcase, each_fault_costs_its_own_cell_only);
+    tcase_add_test(tcase, fast_deaths_are_replaced_more_and_more_slowly);
+    tcase_add_test(tcase, death_takes_the_partner_along);
+    tcase_add_test(tcase, stalled_process_is_replaced);
+    tcase_add_test(tcase, counters_of_the_dead_are_kept);
+    tcase_add_test(tcase, who_may_use_a_context);
+    tcase_add_test(tcase, greeting_new_channel_limit_and_silence);
+    tcase_add_test(tcase, unix_socket_stale_live_and_in_the_way);
+    tcase_add_test(tcase, role_arguments_are_parsed_strictly);
+    tcase_set_timeout(tcase, 30);
+    suite_add_tcase(suite, tcase);
+    runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
