@@ -149,9 +149,9 @@ remove_stale(const struct sockaddr_un *address, const char *key, struct error *e
     close(fd);
     if (result == 0 || reason == EAGAIN)
         return error_set(error,
-                         "%s %s: another agent is already running there: stop it first, or change "
-                         "`%s`",
-                         key, path, key);
+                         "%s %s: another agent is already running there: stop it first, or give "
+                         "this one another `socket`",
+                         key, path);
     if (reason == ENOENT)
         return 0;
     if (reason != ECONNREFUSED)
