@@ -155,7 +155,11 @@ conn_dispatch(struct tlsagent_conn *conn)
         struct cell *cell;
 
         if (agent_connect(agent) == -1) {
-            conn_fail(conn, agent->trouble_code, "%s", agent->trouble.text);
+            if (agent->trouble_code == TLSAGENT_E_NOT_PERMITTED)
+                conn_fail(conn, agent->trouble_code, "context \"%s\": %s",
+                          conn->request->context, agent->trouble.text);
+            else
+                conn_fail(conn, agent->trouble_code, "%s", agent->trouble.text);
             return;
         }
         cell = cell_choose(agent, request->context, request->avoid);
