@@ -27,7 +27,7 @@ run_one() {
     BUILD=$build timeout --kill-after=10 "$limit" "$program" >"$log" 2>&1 </dev/null
     status=$?
     seconds=$(awk -v ns=$(($(date +%s%N) - started)) 'BEGIN { printf "%.1f", ns / 1e9 }')
-    lines=$(grep -E '^(ok|FAIL|SKIP) [a-z0-9_]+' "$log" | sed -E "s|^([a-zA-Z]+) |\1 $name/|")
+    lines=$(grep -E '^(ok [a-z0-9_]+ \(|FAIL [a-z0-9_]+$|SKIP [a-z0-9_]+:)' "$log" | sed -E "s|^([a-zA-Z]+) |\1 $name/|")
     case "$program" in *.py) ;; *) lines= ;; esac
     case $status in
     0) [ -n "$lines" ] || lines="ok $name ($seconds)" ;;

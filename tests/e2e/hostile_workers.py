@@ -2,6 +2,7 @@
 """Workers that break the rules lose their own channel; nobody else notices."""
 import pathlib
 import sys
+import textwrap
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
@@ -24,7 +25,7 @@ def test_table_of_hostile_messages():
             facts(server.port)
             requests += 1
             longest = max(longest, time.monotonic() - start)
-        print(hostile.text())
+        print(textwrap.indent(hostile.text(), "    "))
         print(f"{requests} honest requests meanwhile; the longest took {longest:.3f} s")
         check(hostile.process.returncode == 0, hostile.text())
         check(hostile.text().count("ok ") > 50, "cases are missing")

@@ -37,7 +37,7 @@ def test_10000_idle_connections():
             print(f"{name}: {fds.get(pid, '?')} fds without, {agent.fds()[pid] if ROOT else '?'} with them; resident "
                   f"{rss_half[pid] // 1024} KiB with {count // 2}, {rss[pid] // 1024} KiB with {count}: "
                   f"{grown / (count // 2):.1f} bytes each")
-            check(SANITIZED or grown < 200 * 1024, f"{name} grew by {grown} bytes")
+            check(SANITIZED or grown < 100 * 1024, f"{name} grew by {grown} bytes")
         check(not ROOT or agent.fds() == fds, "fds of the agent grew")
         check(SANITIZED or (0 <= int(cost.group(1)) < 1024 and int(cost.group(2)) < 1024), cost.group(0))
         for load in (first, second):

@@ -21,6 +21,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import traceback
 
@@ -208,6 +209,7 @@ class Agent:
 
     def start(self):
         self.process = Process(self.scene, "tlsagentd", [BUILD / "tlsagentd", "--foreground", "-c", self.file])
+        self.process.wait_for(r"supervisor: info: tlsagentd \S+ is up:", 30)
         wait_until(self.ready, 30, "the agent answers `tlsagent status`")
 
     def ready(self):
@@ -285,7 +287,7 @@ class Scene:
             return
         for name, text in texts.items():
             if kind is not None:
-                print(f"---- output of {name} (its end):\n{text[-3000:]}")
+                print(f"---- output of {name} (its end):\n{textwrap.indent(text[-3000:], '    ')}")
             elif "AddressSanitizer" in text or "runtime error:" in text:
                 complaint = AssertionError(f"{name}: {text[-5000:]}")
         if kind is None and complaint is not None:

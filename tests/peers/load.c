@@ -386,8 +386,8 @@ main(int argc, char **argv)
                                                : MODE_HANDSHAKES;
     load.target = strtoull(argv[4], NULL, 10);
     concurrency = argc > 5 ? strtoull(argv[5], NULL, 10) : load.target;
-    if (load.mode == MODE_IDLE && concurrency > 200)
-        concurrency = 200; /* in the handshake at a time */
+    if (load.mode == MODE_IDLE && concurrency > 50)
+        concurrency = 50; /* in the handshake at a time */
     make_contexts(argv[2]);
     make_request();
     load.epoll = epoll_create1(EPOLL_CLOEXEC);
