@@ -63,25 +63,35 @@ waiting_expired(struct loop_timer *timer)
     acceptor_update(cell, context);
 }
 
+/* The next worker in turn that has credit, or NULL; it goes to the end of the turn order. */
+static struct pull *
+next_pull(struct cell_context *state)
+{
+    struct pull *before = NULL, *pull = state->pulls;
+
+    while (pull != NULL && pull->credits == 0) {
+        before = pull;
+        pull = pull->next_of_context;
+    }
+    if (pull == NULL || pull == state->last_pull)
+        return pull;
+    *(before != NULL ? &before->next_of_context : &state->pulls) = pull->next_of_context;
+    state->last_pull->next_of_context = pull;
+    state->last_pull = pull;
+    pull->next_of_context = NULL;
+    return pull;
+}
+
 /* Deliver what waits to workers with credit, each in its turn. */
 static void
 deliver_waiting(struct cell *cell, size_t context)
 {
     struct cell_context *state = &cell->contexts[context];
+    struct pull *pull;
 
-    while (state->waiting != NULL && state->credits > 0) {
-        struct pull *pull = state->pulls;
+    while (state->waiting != NULL && (pull = next_pull(state)) != NULL) {
         struct handshake *handshake = state->waiting;
 
-        /* The first in turn goes to the end; credits > 0 says that one of them has some. */
-        if (pull != state->last_pull) {
-            state->pulls = pull->next_of_context;
-            state->last_pull->next_of_context = pull;
-            state->last_pull = pull;
-            pull->next_of_context = NULL;
-        }
-        if (pull->credits == 0)
-            continue;
         remove_waiting(state, handshake);
         workers_deliver(pull, handshake);
     }

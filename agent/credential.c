@@ -292,10 +292,10 @@ warn_validity(X509 *certificate, const char *what, const char *path, time_t now,
         credential_warn(warnings, "%s: the dates of %s are malformed; get it anew", path, what);
     } else if (left < 0) {
         credential_warn(warnings, "%s: %s expired %lld days ago; renew it", path, what,
-                        (long long)(-left / 86400));
+                        -(long long)left / 86400);
     } else if (age < 0) {
         credential_warn(warnings, "%s: %s is not valid before %lld days from now; check the clock",
-                        path, what, (long long)(-age / 86400 + 1));
+                        path, what, -(long long)age / 86400 + 1);
     } else if (left * 100 < (age + left) * LIFE_LEFT_WARNING) {
         credential_warn(warnings,
                         "%s: %s expires in %lld days, with %d %% of its life left; renew "

@@ -114,6 +114,8 @@ drop_oldest(struct keyring *keyring)
 {
     struct entry *entry = keyring->oldest;
 
+    if (entry == NULL)
+        return;
     unlink_entry(keyring, entry);
     keyring->entries[entry->key] = NULL;
     keyring->parsed--;

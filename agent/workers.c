@@ -239,7 +239,7 @@ requested_done(struct handshake *handshake)
 static bool
 usable_socket(int fd)
 {
-    struct sockaddr_storage peer;
+    struct sockaddr_storage peer = {0};
     socklen_t size = sizeof(peer);
     int value = 0;
     socklen_t value_size = sizeof(value);
