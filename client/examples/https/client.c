@@ -1,0 +1,463 @@
+/* client.c: see client.h. Where to look first: client_step(). */
+#include "client/examples/https/client.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "client/examples/https/prefork.h"
+
+#define BUFFER_SIZE   16384 /* a request's head must fit; bodies pass through it in pieces */
+#define PATTERN_SIZE  65521 /* a prime: no record or buffer size divides it */
+#define STEPS         32    /* reads and writes for one client before it is another one's turn */
+#define IDLE_SECONDS  75    /* between requests, and without any progress in a response */
+#define HEAD_SECONDS  30    /* from a head's first byte to its last */
+#define CLOSE_SECONDS 5     /* for the peer to answer our close_notify */
+
+static uint8_t pattern[PATTERN_SIZE];
+
+void
+client_make_pattern(void)
+{
+    for (uint64_t k = 0; k < PATTERN_SIZE; k++)
+        pattern[k] = (uint8_t)(k * k >> 5);
+}
+
+static time_t
+now(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
+    return time.tv_sec;
+}
+
+struct client *
+client_new(struct client_set *set, int fd, bool owns_fd)
+{
+    struct client *client = calloc(1, sizeof(*client));
+
+    if (client == NULL)
+        return NULL;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    client->fd = fd;
+    client->owns_fd = owns_fd;
+    client->next = set->first;
+    client->link = &set->first;
+    if (client->next != NULL)
+        client->next->link = &client->next;
+    set->first = client;
+    return client;
+}
+
+/* Before the fd is closed: epoll watches the open file, and the agent may still hold it for a
+ * moment after we closed ours. */
+static void
+client_unpoll(struct client_set *set, struct client *client)
+{
+    if (client->polled)
+        epoll_ctl(set->epoll, EPOLL_CTL_DEL, client->fd, NULL);
+    client->polled = false;
+}
+
+void
+client_free(struct client *client)
+{
+    *client->link = client->next;
+    if (client->next != NULL)
+        client->next->link = client->link;
+    if (client->owns_fd)
+        close(client->fd);
+    free(client->in);
+    free(client->out);
+    free(client);
+}
+
+void
+client_drop(struct client_set *set, struct client *client)
+{
+    client_unpoll(set, client);
+    tlsagent_abandon(client->conn);
+    client_free(client);
+}
+
+static void
+client_enter(struct client *client, enum client_phase phase, unsigned seconds)
+{
+    client->phase = phase;
+    client->deadline = now() + (time_t)seconds;
+}
+
+/* Set the head of an answer, and its body if that is a short text. */
+static int
+client_answer(struct client *client, const char *before, const char *status, const char *text,
+              uint64_t body_size, bool send_text)
+{
+    int size = asprintf(
+        &client->out,
+        "%sHTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %" PRIu64
+        "\r\nConnection: %s\r\n\r\n%s",
+        before, status, text != NULL ? "text/plain; charset=utf-8" : "application/octet-stream",
+        text != NULL ? (uint64_t)strlen(text) : body_size,
+        client->keep_alive ? "keep-alive" : "close", text != NULL && send_text ? text : "");
+
+    if (size == -1) {
+        client->out = NULL;
+        return -1;
+    }
+    client->out_size = (size_t)size;
+    client->out_sent = 0;
+    client->body_size = text != NULL ? 0 : body_size;
+    client->body_sent = 0;
+    client_enter(client, PHASE_RESPOND, IDLE_SECONDS);
+    return 0;
+}
+
+/* An error answer ends the connection: what follows may not be a request at all. */
+static int
+client_refuse(struct client *client, const char *status, const char *text)
+{
+    client->keep_alive = false;
+    client->body = BODY_NONE;
+    return client_answer(client, "", status, text, 0, true);
+}
+
+static const char *
+or_none(const char *text)
+{
+    return text != NULL ? text : "none";
+}
+
+static int
+client_answer_facts(struct client *client, bool send_text)
+{
+    const struct tlsagent_conn *conn = client->conn;
+    char facts[2048];
+
+    snprintf(facts, sizeof(facts),
+             "This page came through libtlsagent %s.\n\n"
+             "TLS version:    %s\n"
+             "cipher:         %s\n"
+             "SNI:            %s\n"
+             "ALPN:           %s\n"
+             "hand-back form: %s\n"
+             "resumed:        %s\n"
+             "context:        %s\n"
+             "worker pid:     %ld (uid %ld; holds no private key)\n"
+             "agent pid:      %ld (did the handshake)\n",
+             tlsagent_version(), tlsagent_conn_version(conn), tlsagent_conn_cipher(conn),
+             or_none(tlsagent_conn_servername(conn)), or_none(tlsagent_conn_alpn(conn)),
+             tlsagent_conn_form(conn), tlsagent_conn_resumed(conn) ? "yes" : "no",
+             tlsagent_conn_context(conn), (long)getpid(), (long)getuid(),
+             (long)tlsagent_conn_agent_pid(conn));
+    client->body = BODY_NONE;
+    return client_answer(client, "", "200 OK", facts, 0, send_text);
+}
+
+/* The value of a header in a head that ends in an empty line, NUL-terminated there. NULL: absent.
+ * Leaves the head as it was but for value, a copy. */
+static const char *
+head_find(const char *head, const char *name, char *value, size_t value_size)
+{
+    size_t name_size = strlen(name);
+
+    for (const char *line = strstr(head, "\r\n"); line != NULL; line = strstr(line, "\r\n")) {
+        line += 2;
+        if (strncasecmp(line, name, name_size) == 0 && line[name_size] == ':') {
+            const char *start = line + name_size + 1 + strspn(line + name_size + 1, " \t");
+            size_t size = strcspn(start, "\r\n");
+
+            if (size >= value_size)
+                size = value_size - 1;
+            memcpy(value, start, size);
+            value[size] = '\0';
+            return value;
+        }
+    }
+    return NULL;
+}
+
+/* A whole decimal number and nothing else. */
+static bool
+parse_number(const char *text, uint64_t *number)
+{
+    char *end;
+
+    if (*text < '0' || *text > '9')
+        return false;
+    errno = 0;
+    *number = strtoull(text, &end, 10);
+    return *end == '\0' && errno == 0;
+}
+
+/* Answer the request whose head (NUL-terminated, with the last header's CRLF) is given. */
+static int
+client_answer_request(struct client *client, char *head)
+{
+    char method[8], target[1024], minor[2], value[64];
+    uint64_t size = 0;
+    bool is_get, is_head, is_post;
+
+    if (sscanf(head, "%7s %1023s HTTP/1.%1[01]", method, target, minor) != 3)
+        return client_refuse(client, "400 Bad Request", "That is not an HTTP/1 request.\n");
+    is_get = strcmp(method, "GET") == 0;
+    is_head = strcmp(method, "HEAD") == 0;
+    is_post = strcmp(method, "POST") == 0;
+    client->keep_alive = minor[0] == '1';
+    if (head_find(head, "Connection", value, sizeof(value)) != NULL)
+        client->keep_alive = client->keep_alive ? strcasecmp(value, "close") != 0
+                                                : strcasecmp(value, "keep-alive") == 0;
+    if (head_find(head, "Transfer-Encoding", value, sizeof(value)) != NULL)
+        return client_refuse(client, "411 Length Required",
+                             "Send the body with a Content-Length.\n");
+    if (head_find(head, "Content-Length", value, sizeof(value)) != NULL &&
+        !parse_number(value, &size))
+        return client_refuse(client, "400 Bad Request", "Content-Length is not a number.\n");
+
+    if (is_post && strcmp(target, "/echo") == 0) {
+        bool expects = head_find(head, "Expect", value, sizeof(value)) != NULL;
+
+        client->body = BODY_ECHO;
+        return client_answer(client, expects ? "HTTP/1.1 100 Continue\r\n\r\n" : "", "200 OK", NULL,
+                             size, false);
+    }
+    if (size > 0)
+        return client_refuse(client, "413 Content Too Large", "Only POST /echo takes a body.\n");
+    if (!is_get && !is_head && !is_post)
+        return client_refuse(client, "405 Method Not Allowed", "GET, HEAD or POST, please.\n");
+    if (strncmp(target, "/bytes/", 7) == 0) {
+        if (!parse_number(target + 7, &size))
+            return client_refuse(client, "400 Bad Request", "/bytes/N: N is not a number.\n");
+        client->body = is_head ? BODY_NONE : BODY_PATTERN;
+        return client_answer(client, "", "200 OK", NULL, size, false);
+    }
+    return client_answer_facts(client, !is_head);
+}
+
+/*
+ * The steps of a client. Each does one thing and says how to go on: STEP_ON (at once),
+ * TLSAGENT_WANT_POLLIN or TLSAGENT_WANT_POLLOUT (when poll says so), -1 (drop it),
+ * STEP_GONE (it is freed).
+ */
+#define STEP_ON   0
+#define STEP_GONE 1
+
+/* PHASE_HEAD: read until a whole head is there. */
+static int
+client_read_head(struct client *client)
+{
+    ssize_t size;
+    char *end;
+
+    if (client->in == NULL && (client->in = malloc(BUFFER_SIZE)) == NULL)
+        return -1;
+    if (client->in_start > 0) { /* a pipelined request: move it to the front */
+        memmove(client->in, client->in + client->in_start, client->in_end - client->in_start);
+        client->in_end -= client->in_start;
+        client->in_start = 0;
+    }
+    end = memmem(client->in, client->in_end, "\r\n\r\n", 4);
+    if (end != NULL) {
+        end[2] = '\0'; /* the second CRLF's place: the head ends in one CRLF and a NUL */
+        client->in_start = (size_t)(end + 4 - client->in);
+        return client_answer_request(client, client->in);
+    }
+    if (client->in_end == BUFFER_SIZE)
+        return client_refuse(client, "431 Request Header Fields Too Large",
+                             "The request's head is longer than 16384 bytes.\n");
+    size = tlsagent_read(client->conn, client->in + client->in_end, BUFFER_SIZE - client->in_end);
+    if (size > 0) {
+        if (client->in_end == 0)
+            client->deadline = now() + HEAD_SECONDS;
+        client->in_end += (size_t)size;
+        return STEP_ON;
+    }
+    if (size == 0) {
+        client_enter(client, PHASE_CLOSE, CLOSE_SECONDS);
+        return STEP_ON;
+    }
+    if (client->in_end == 0) { /* an idle client needs no buffer */
+        free(client->in);
+        client->in = NULL;
+    }
+    return (int)size;
+}
+
+/* Write some of size bytes. Adds to *sent. */
+static int
+client_write(struct client *client, const void *bytes, size_t size, uint64_t *sent)
+{
+    ssize_t written = tlsagent_write(client->conn, bytes, size);
+
+    if (written < 0)
+        return (int)written;
+    *sent += (uint64_t)written;
+    client->deadline = now() + IDLE_SECONDS;
+    return STEP_ON;
+}
+
+/* BODY_ECHO: write what is in the buffer; when it is empty read more. */
+static int
+client_echo(struct client *client)
+{
+    uint64_t left = client->body_size - client->body_sent;
+    size_t there = client->in_end - client->in_start;
+    ssize_t size;
+    int result;
+
+    if (there > 0) {
+        uint64_t before = client->body_sent;
+
+        result = client_write(client, client->in + client->in_start,
+                              there < left ? there : (size_t)left, &client->body_sent);
+        client->in_start += (size_t)(client->body_sent - before);
+        return result;
+    }
+    client->in_start = client->in_end = 0;
+    size = tlsagent_read(client->conn, client->in, left < BUFFER_SIZE ? (size_t)left : BUFFER_SIZE);
+    if (size > 0) {
+        client->in_end = (size_t)size;
+        return STEP_ON;
+    }
+    if (size == 0)
+        return -1; /* the client closed before its body was complete */
+    /* Before we wait for the client, it must have what it may be waiting for. */
+    if (size == TLSAGENT_WANT_POLLIN && (result = tlsagent_flush(client->conn)) != 0)
+        return result;
+    return (int)size;
+}
+
+/* PHASE_RESPOND: head, then body, then flush. */
+static int
+client_respond(struct client *client)
+{
+    int result;
+
+    if (client->out_sent < client->out_size) {
+        uint64_t sent = client->out_sent;
+
+        result = client_write(client, client->out + sent, client->out_size - sent, &sent);
+        client->out_sent = (size_t)sent;
+        return result;
+    }
+    free(client->out);
+    client->out = NULL;
+    client->out_size = client->out_sent = 0;
+    if (client->body != BODY_NONE && client->body_sent < client->body_size) {
+        size_t at = client->body_sent % PATTERN_SIZE;
+        uint64_t left = client->body_size - client->body_sent;
+
+        if (client->body == BODY_ECHO)
+            return client_echo(client);
+        return client_write(client, pattern + at,
+                            left < PATTERN_SIZE - at ? (size_t)left : PATTERN_SIZE - at,
+                            &client->body_sent);
+    }
+    result = tlsagent_flush(client->conn);
+    if (result != 0)
+        return result;
+    client->body = BODY_NONE;
+    client_enter(client, client->keep_alive ? PHASE_HEAD : PHASE_CLOSE,
+                 client->keep_alive ? IDLE_SECONDS : CLOSE_SECONDS);
+    return STEP_ON;
+}
+
+/* PHASE_CLOSE: our close_notify, the peer's, and then the connection goes. Waiting for the peer's
+ * matters: closing a socket with unread bytes resets it, and the peer may lose our last answer. */
+static int
+client_close(struct client_set *set, struct client *client)
+{
+    int result = tlsagent_shutdown(client->conn);
+
+    if (result == TLSAGENT_WANT_POLLIN || result == TLSAGENT_WANT_POLLOUT)
+        return result;
+    client_unpoll(set, client);
+    result = tlsagent_close(client->conn);
+    if (result == TLSAGENT_WANT_POLLIN || result == TLSAGENT_WANT_POLLOUT)
+        return result;
+    client_free(client);
+    return STEP_GONE;
+}
+
+void
+client_step(struct client_set *set, struct client *client)
+{
+    struct epoll_event event = {.data.ptr = client};
+    int result = STEP_ON;
+
+    for (int steps = 0; steps < STEPS && result == STEP_ON; steps++) {
+        switch (client->phase) {
+        case PHASE_HEAD:
+            result = client_read_head(client);
+            break;
+        case PHASE_RESPOND:
+            result = client_respond(client);
+            break;
+        case PHASE_CLOSE:
+            result = client_close(set, client);
+            break;
+        case PHASE_HANDSHAKE: /* its descriptor is not polled */
+            return;
+        }
+    }
+    if (result == STEP_GONE)
+        return;
+    if (result == -1) {
+        if (tlsagent_error_code(client->conn) != TLSAGENT_OK)
+            say("connection: %s", tlsagent_error(client->conn));
+        client_drop(set, client);
+        return;
+    }
+    /* Out of steps: a socket is nearly always writable, so its next turn comes at once. */
+    event.events = result == TLSAGENT_WANT_POLLIN ? EPOLLIN : EPOLLOUT;
+    if (client->polled && client->events == event.events)
+        return;
+    if (epoll_ctl(set->epoll, client->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, client->fd, &event) ==
+        -1) {
+        say("epoll: %s", strerror(errno));
+        client_drop(set, client);
+        return;
+    }
+    client->polled = true;
+    client->events = event.events;
+}
+
+void
+client_start(struct client_set *set, struct client *client, const char *greet)
+{
+    client_enter(client, PHASE_HEAD, IDLE_SECONDS);
+    if (greet != NULL) {
+        int size = asprintf(&client->out, "%s\r\n", greet);
+
+        if (size == -1) {
+            client->out = NULL;
+            client_drop(set, client);
+            return;
+        }
+        client->out_size = (size_t)size;
+        client->keep_alive = true;
+        client_enter(client, PHASE_RESPOND, IDLE_SECONDS);
+    }
+    client_step(set, client);
+}
+
+void
+client_expire(struct client_set *set)
+{
+    time_t time = now();
+    struct client *next;
+
+    for (struct client *client = set->first; client != NULL; client = next) {
+        next = client->next;
+        if (client->deadline != 0 && client->deadline < time)
+            client_drop(set, client);
+    }
+}
