@@ -40,13 +40,20 @@ AGENT_LIBS  := -lssl -lcrypto -lseccomp -lconfuse
 CLIENT_LIBS := -lcrypto
 CHECK_LIBS   = $(shell pkg-config --libs check)
 
+# One line per file; make V=1 shows the commands.
+Q = @echo '  $@';
+ifdef V
+Q =
+endif
+
+.SECONDARY:
 .PHONY: all run deps check check-unit check-e2e check-asan check-all fuzz lint format install clean help
 all: $(BUILD)/tlsagentd $(BUILD)/tlsagent $(BUILD)/libtlsagent.so.0 $(BUILD)/libtlsagent.a \
      $(BUILD)/tlsagent.pc $(EXAMPLES)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(COMPILE) -c $< -o $@
+	$(Q)$(COMPILE) -c $< -o $@
 
 # The build id: every process of one agent must have the same.
 $(BUILD)/build_id.c: $(sort $(wildcard protocol/*.[ch] sandbox/*.[ch] agent/*.[ch])) Makefile
@@ -54,41 +61,41 @@ $(BUILD)/build_id.c: $(sort $(wildcard protocol/*.[ch] sandbox/*.[ch] agent/*.[c
 	@id=$$(cat $(filter-out Makefile,$^) | sha256sum | cut -c1-16); \
 	printf '#include "agent/roles.h"\nconst char role_build_id[] = "$(VERSION)-%s";\n' $$id > $@
 $(BUILD)/build_id.o: $(BUILD)/build_id.c
-	$(COMPILE) -c $< -o $@
+	$(Q)$(COMPILE) -c $< -o $@
 
 $(BUILD)/tlsagentd: $(BUILD)/agent/main.o $(AGENT) $(SANDBOX) $(PROTOCOL)
-	$(LINK) $^ -o $@ $(AGENT_LIBS)
+	$(Q)$(LINK) $^ -o $@ $(AGENT_LIBS)
 
 # The library: protocol and sandbox code is inside it, invisible (client/libtlsagent.map).
 $(BUILD)/libtlsagent.so.0: $(CLIENT) $(PROTOCOL) client/libtlsagent.map
-	$(CC) $(CFLAGS) $(LDFLAGS) -shared -pthread -Wl,-soname,libtlsagent.so.0 -Wl,-z,relro,-z,now,-z,nodelete \
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -shared -pthread -Wl,-soname,libtlsagent.so.0 -Wl,-z,relro,-z,now,-z,nodelete \
 	    -Wl,--version-script=client/libtlsagent.map $(CLIENT) $(PROTOCOL) -o $@ $(CLIENT_LIBS)
-	ln -sf libtlsagent.so.0 $(BUILD)/libtlsagent.so
+	$(Q)ln -sf libtlsagent.so.0 $(BUILD)/libtlsagent.so
 # One object with its inner names made local: they cannot clash with the application's.
 $(BUILD)/libtlsagent.a: $(CLIENT) $(PROTOCOL)
-	rm -f $@
-	$(CC) -r -nostdlib $^ -o $(BUILD)/libtlsagent.o
-	objcopy --localize-hidden $(BUILD)/libtlsagent.o
-	$(AR) rcs $@ $(BUILD)/libtlsagent.o
+	$(Q)rm -f $@
+	$(Q)$(CC) -r -nostdlib $^ -o $(BUILD)/libtlsagent.o
+	$(Q)objcopy --localize-hidden $(BUILD)/libtlsagent.o
+	$(Q)$(AR) rcs $@ $(BUILD)/libtlsagent.o
 $(BUILD)/tlsagent.pc: client/tlsagent.pc.in Makefile
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
+	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
 
 $(BUILD)/tlsagent: $(TOOL) $(PROTOCOL) $(BUILD)/libtlsagent.a
-	$(LINK) $^ -o $@ $(CLIENT_LIBS)
+	$(Q)$(LINK) $^ -o $@ $(CLIENT_LIBS)
 $(BUILD)/examples/https-server: $(patsubst %.c,$(BUILD)/%.o,$(wildcard client/examples/https/*.c))
 $(BUILD)/examples/%: $(BUILD)/client/examples/%.o $(BUILD)/libtlsagent.a
 	@mkdir -p $(@D)
-	$(LINK) $^ -o $@ $(CLIENT_LIBS)
+	$(Q)$(LINK) $^ -o $@ $(CLIENT_LIBS)
 
 # Tests. Unit and hostile tests link everything but main().
 TESTED := $(AGENT) $(CLIENT) $(SANDBOX) $(PROTOCOL)
 $(BUILD)/libtested.a: $(TESTED)
-	rm -f $@
-	$(AR) rcsP $@ $^
+	$(Q)rm -f $@
+	$(Q)$(AR) rcsP $@ $^
 $(UNIT) $(HOSTILE): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtested.a
-	$(LINK) $^ -o $@ $(CHECK_LIBS) $(AGENT_LIBS)
+	$(Q)$(LINK) $^ -o $@ $(CHECK_LIBS) $(AGENT_LIBS)
 $(PEERS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtlsagent.a $(PROTOCOL)
-	$(LINK) $^ -o $@ -lssl $(CLIENT_LIBS)
+	$(Q)$(LINK) $^ -o $@ -lssl $(CLIENT_LIBS)
 
 run:
 	@contrib/debian/install-deps run
