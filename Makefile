@@ -47,7 +47,7 @@ Q =
 endif
 
 .SECONDARY:
-.PHONY: all run deps check check-unit check-e2e check-asan check-all fuzz lint format install clean help
+.PHONY: all run check check-unit check-e2e check-asan check-all fuzz lint format install clean help
 all: $(BUILD)/tlsagentd $(BUILD)/tlsagent $(BUILD)/libtlsagent.so.0 $(BUILD)/libtlsagent.a \
      $(BUILD)/tlsagent.pc $(EXAMPLES)
 
