@@ -320,7 +320,7 @@ enforce_deadline(struct tlsagent_conn *conn)
 static bool
 is_over(const struct tlsagent_conn *conn)
 {
-    return conn->phase == CONN_DONE || conn->phase == CONN_FAILED;
+    return conn->phase == CONN_DONE || conn->phase == CONN_FAILED || conn->phase == CONN_MOVED;
 }
 
 int
@@ -454,6 +454,7 @@ tlsagent_error(const struct tlsagent_conn *conn)
         [TLSAGENT_E_FORKED] = "this connection belongs to the parent process",
         [TLSAGENT_E_SYSTEM] = "a system call failed",
         [TLSAGENT_E_RETRY] = "the agent's process died during the handshake",
+        [TLSAGENT_E_MOVED] = "the connection was moved to another process",
     };
 
     if (conn == NULL)

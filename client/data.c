@@ -13,7 +13,7 @@ is_open(struct tlsagent_conn *conn)
         errno = EINVAL;
         return false;
     }
-    if (conn->phase != CONN_DONE)
+    if (conn->phase != CONN_DONE) /* (of a moved one the error is set already) */
         conn_set_error(conn, TLSAGENT_E_ARGUMENT, "the handshake is not done");
     return conn->phase == CONN_DONE;
 }

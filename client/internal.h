@@ -5,7 +5,7 @@
  * connection (struct tlsagent_conn) is on exactly one list of its handle until its handshake is
  * over and the caller has been told; then it stands alone and outlives the handle.
  *
- *   PREPARED -> WAITING -> QUEUED -> ASKED -> DONE or FAILED
+ *   PREPARED -> WAITING -> QUEUED -> ASKED -> DONE or FAILED; DONE -> MOVED
  *
  * Only three functions move it: conn_move(), conn_finish() and conn_take(). Nothing here sends a
  * request from inside the handling of a message: what must be asked again is put on the waiting
@@ -45,6 +45,7 @@ enum conn_phase {
     CONN_ASKED,    /* the cell has it */
     CONN_DONE,
     CONN_FAILED,
+    CONN_MOVED, /* another process has it */
 };
 
 TAILQ_HEAD(conn_list, tlsagent_conn);

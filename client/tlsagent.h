@@ -12,7 +12,8 @@
  *
  * Threads: one handle per thread. A finished connection may be used from any one thread at a time.
  * Fork: a child must not use its parent's handle and connections; it gets a clear error, no byte is
- * written. It may free them (tlsagent_abandon(), tlsagent_free()) and open a handle of its own.
+ * written. It may free them (tlsagent_abandon(), tlsagent_free()) and open a handle of its own. A
+ * connection that a child shall have is given to it on purpose: tlsagent_conn_send().
  */
 #ifndef TLSAGENT_H
 #define TLSAGENT_H
@@ -52,6 +53,7 @@ enum tlsagent_error_code {
     TLSAGENT_E_FORKED,        /* this connection belongs to the parent process */
     TLSAGENT_E_SYSTEM,        /* a system call failed */
     TLSAGENT_E_RETRY, /* the agent's process died during the handshake; the peer may try again */
+    TLSAGENT_E_MOVED, /* it was moved to another process; or what came from one is no connection */
 };
 
 struct tlsagent;      /* a handle to the agent */
@@ -169,6 +171,33 @@ int tlsagent_shutdown(struct tlsagent_conn *conn);
 /* Free without a byte on the wire (for instance in a child after fork). A handshake in progress is
  * cancelled. NULL-safe. */
 void tlsagent_abandon(struct tlsagent_conn *conn);
+
+/* ---- moving a connection to another process ---- */
+
+/* Give a connection whose handshake is done to another process (or thread): socket, record state,
+ * bytes that wait in either direction, facts. unix_socket: a connected Unix socket of type
+ * SOCK_SEQPACKET whose other end calls tlsagent_conn_receive(). The caller decides who that is
+ * (SO_PEERCRED): who receives has the connection and its keys.
+ *
+ * 0: it is gone from here. Every further call on conn fails with TLSAGENT_E_MOVED; take its fd out
+ * of your event loop, then tlsagent_close() or tlsagent_abandon() it, and close the fd if it is
+ * yours (nothing of this reaches the peer; but what stays open here keeps the socket open when
+ * the other process closes it). If the other process ends before it has received, the peer sees
+ * the connection end without close_notify.
+ * WANT_POLLOUT (unix_socket is non-blocking and full: poll it, same call again) and -1 (among
+ * others TLSAGENT_E_BUSY: too many descriptors on their way; TLSAGENT_E_SYSTEM: the other process
+ * is gone): nothing was sent and conn goes on here as before. Plaintext that you have read or not
+ * yet written, and tlsagent_data(), are yours to carry over. */
+int tlsagent_conn_send(struct tlsagent_conn *conn, int unix_socket);
+
+/* Take the next connection that was sent. It is as it was there: O_NONBLOCK, which belongs to the
+ * socket, included; but it owns its fd here. What comes is checked as a stranger's: for something
+ * that is not a connection you get one that has failed. So tlsagent_handshake(conn) says at once
+ * how it went: 0, or -1 with tlsagent_error(); after -1 tlsagent_abandon() it and close
+ * unix_socket. NULL: none came, and errno says why: EAGAIN (none there now, unix_socket is
+ * non-blocking), 0 (the other side has closed: no more will come), EMFILE or ENFILE (no descriptors
+ * free: none was lost, try again), ENOMEM. Blocks if unix_socket does. */
+struct tlsagent_conn *tlsagent_conn_receive(int unix_socket);
 
 /* ---- facts: of a connection whose handshake is done (else NULL, 0); strings live as long as it.
  * The fd and the context are known from the beginning. ---- */

@@ -8,8 +8,7 @@
 #define FORMS (SERVICE_FORM_RECORDS | SERVICE_FORM_KERNEL | SERVICE_FORM_STREAM)
 
 /* Bytes of a FINISHED body without its texts, early data and chain, and with all of them. */
-#define KEYS_SIZE    (8 + 8 + TRAFFIC_SECRET_MAX + TRAFFIC_KEY_MAX + TRAFFIC_IV_SIZE)
-#define FINISHED_MIN (4 + 1 + 1 + 4 + 2 + 2 + 2 * KEYS_SIZE + 3 + 4 + 4)
+#define FINISHED_MIN (4 + 1 + 1 + 4 + TRAFFIC_STATE_SIZE + 3 + 4 + 4)
 #define FINISHED_MAX                                                                               \
     (FINISHED_MIN + SERVICE_NAME_MAX + SERVICE_HOST_MAX + SERVICE_ALPN_MAX + SERVICE_EARLY_MAX +   \
      SERVICE_CHAIN_MAX)
@@ -232,26 +231,6 @@ service_get_failed(struct service_failed *m, const void *body, size_t size)
            m->reason <= SERVICE_INTERNAL && m->retryable <= 1;
 }
 
-static void
-put_keys(struct wire_writer *writer, const struct traffic_keys *keys)
-{
-    wire_put_u64(writer, keys->sequence);
-    wire_put_u64(writer, keys->explicit_nonce);
-    wire_put_bytes(writer, keys->secret, sizeof(keys->secret));
-    wire_put_bytes(writer, keys->key, sizeof(keys->key));
-    wire_put_bytes(writer, keys->iv, sizeof(keys->iv));
-}
-
-static void
-get_keys(struct wire_reader *reader, struct traffic_keys *keys)
-{
-    keys->sequence = wire_get_u64(reader);
-    keys->explicit_nonce = wire_get_u64(reader);
-    wire_get_bytes(reader, keys->secret, sizeof(keys->secret));
-    wire_get_bytes(reader, keys->key, sizeof(keys->key));
-    wire_get_bytes(reader, keys->iv, sizeof(keys->iv));
-}
-
 size_t
 service_put_finished(const struct service_finished *m, void *buffer, size_t size)
 {
@@ -262,10 +241,7 @@ service_put_finished(const struct service_finished *m, void *buffer, size_t size
     wire_put_u8(&writer, m->form);
     wire_put_u8(&writer, m->resumed);
     wire_put_u32(&writer, m->agent_pid);
-    wire_put_u16(&writer, m->state.suite);
-    wire_put_u16(&writer, m->state.max_fragment);
-    put_keys(&writer, &m->state.send);
-    put_keys(&writer, &m->state.receive);
+    traffic_put_state(&writer, &m->state);
     wire_put_text(&writer, m->context);
     wire_put_text(&writer, m->sni);
     wire_put_text(&writer, m->alpn);
@@ -284,10 +260,7 @@ service_get_finished(struct service_finished *m, const void *body, size_t size)
     m->form = wire_get_u8(&reader);
     m->resumed = wire_get_u8(&reader);
     m->agent_pid = wire_get_u32(&reader);
-    m->state.suite = wire_get_u16(&reader);
-    m->state.max_fragment = wire_get_u16(&reader);
-    get_keys(&reader, &m->state.send);
-    get_keys(&reader, &m->state.receive);
+    traffic_get_state(&reader, &m->state);
     wire_get_text(&reader, m->context, sizeof(m->context));
     wire_get_text(&reader, m->sni, sizeof(m->sni));
     wire_get_text(&reader, m->alpn, sizeof(m->alpn));

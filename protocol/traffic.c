@@ -127,3 +127,41 @@ traffic_keys_update(const struct traffic_suite *suite, struct traffic_keys *keys
     OPENSSL_cleanse(&next, sizeof(next));
     return result;
 }
+
+static void
+put_keys(struct wire_writer *writer, const struct traffic_keys *keys)
+{
+    wire_put_u64(writer, keys->sequence);
+    wire_put_u64(writer, keys->explicit_nonce);
+    wire_put_bytes(writer, keys->secret, sizeof(keys->secret));
+    wire_put_bytes(writer, keys->key, sizeof(keys->key));
+    wire_put_bytes(writer, keys->iv, sizeof(keys->iv));
+}
+
+static void
+get_keys(struct wire_reader *reader, struct traffic_keys *keys)
+{
+    keys->sequence = wire_get_u64(reader);
+    keys->explicit_nonce = wire_get_u64(reader);
+    wire_get_bytes(reader, keys->secret, sizeof(keys->secret));
+    wire_get_bytes(reader, keys->key, sizeof(keys->key));
+    wire_get_bytes(reader, keys->iv, sizeof(keys->iv));
+}
+
+void
+traffic_put_state(struct wire_writer *writer, const struct traffic_state *state)
+{
+    wire_put_u16(writer, state->suite);
+    wire_put_u16(writer, state->max_fragment);
+    put_keys(writer, &state->send);
+    put_keys(writer, &state->receive);
+}
+
+void
+traffic_get_state(struct wire_reader *reader, struct traffic_state *state)
+{
+    state->suite = wire_get_u16(reader);
+    state->max_fragment = wire_get_u16(reader);
+    get_keys(reader, &state->send);
+    get_keys(reader, &state->receive);
+}

@@ -14,6 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "protocol/wire.h"
+
 #define TRAFFIC_TLS_1_2 0x0303
 #define TRAFFIC_TLS_1_3 0x0304
 
@@ -22,6 +24,10 @@
 #define TRAFFIC_IV_SIZE       12
 #define TRAFFIC_TAG_SIZE      16
 #define TRAFFIC_PLAINTEXT_MAX 16384 /* RFC 8446 section 5.1 */
+
+/* Bytes of a state in a message. */
+#define TRAFFIC_KEYS_SIZE  (8 + 8 + TRAFFIC_SECRET_MAX + TRAFFIC_KEY_MAX + TRAFFIC_IV_SIZE)
+#define TRAFFIC_STATE_SIZE (2 + 2 + 2 * TRAFFIC_KEYS_SIZE)
 
 enum traffic_aead {
     TRAFFIC_AES_128_GCM = 1,
@@ -71,5 +77,10 @@ int traffic_keys_derive(const struct traffic_suite *suite, struct traffic_keys *
 /* TLS 1.3 KeyUpdate (RFC 8446 section 7.2): next secret, its key and iv, sequence 0.
  * Returns 0, or -1 if libcrypto failed; then keys are unchanged. */
 int traffic_keys_update(const struct traffic_suite *suite, struct traffic_keys *keys);
+
+/* A state in a message (PROTOCOL.md, "FINISHED and DELIVERED"). What the values mean is checked by
+ * the caller. */
+void traffic_put_state(struct wire_writer *writer, const struct traffic_state *state);
+void traffic_get_state(struct wire_reader *reader, struct traffic_state *state);
 
 #endif
