@@ -99,6 +99,12 @@ is_zero(const void *data, size_t size)
     return all == 0;
 }
 
+static bool
+has_no_keys(const struct traffic_keys *keys)
+{
+    return is_zero(keys->key, sizeof(keys->key)) && is_zero(keys->iv, sizeof(keys->iv));
+}
+
 /* What the receiver's record layer may take as given. */
 static bool
 is_sound(const struct move_connection *m)
@@ -115,10 +121,9 @@ is_sound(const struct move_connection *m)
     switch (m->form) {
     case SERVICE_FORM_RECORDS:
         break;
-    case SERVICE_FORM_KERNEL: /* the keys are in the socket */
+    case SERVICE_FORM_KERNEL: /* the keys are in the socket; the next secrets may be here */
     case SERVICE_FORM_STREAM: /* ... in the relay */
-        if (!is_zero(&m->state.send, sizeof(m->state.send)) ||
-            !is_zero(&m->state.receive, sizeof(m->state.receive)))
+        if (!has_no_keys(&m->state.send) || !has_no_keys(&m->state.receive))
             return false;
         break;
     default:
