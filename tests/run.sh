@@ -45,7 +45,8 @@ run_one() {
 
 # List "BUILD NAME PROGRAM LIMIT" for a kind of test, by PREFIX (asan/ or nothing).
 list() {
-    local kind=$1 build=$2 prefix=$3 file name limit=120
+    local kind=$1 build=$2 prefix=$3 file name limit=${4:-${SANITIZED:+400}}
+    limit=${limit:-120}
     case $kind in
     unit | hostile)
         for file in tests/"$kind"/test_*.c; do
@@ -55,11 +56,12 @@ list() {
         done
         ;;
     *)
+        limit=300
         [ "$kind" != soak ] || limit=3600
         for file in tests/"$kind"/*.py; do
             [ -e "$file" ] || continue
             name=$(basename "$file" .py)
-            echo "$build $prefix$kind/$name $PWD/$file ${limit/120/300}"
+            echo "$build $prefix$kind/$name $PWD/$file $limit"
         done
         ;;
     esac
@@ -97,7 +99,7 @@ for kind in $kinds; do
         tests+=$(list unit "$BUILD" ''; list hostile "$BUILD" '')$'\n'
         if [ -z "${SANITIZED:-}" ]; then
             build_tests BUILD="$BUILD-asan" SAN=1
-            tests+=$(list unit "$BUILD-asan" asan/; list hostile "$BUILD-asan" asan/)$'\n'
+            tests+=$(list unit "$BUILD-asan" asan/ 400; list hostile "$BUILD-asan" asan/ 400)$'\n'
         fi
         tests+=$(list e2e "$BUILD" ''; list interop "$BUILD" '')$'\n'
         ;;
@@ -110,6 +112,10 @@ done
 unset MAKEFLAGS MAKELEVEL
 export -f run_one
 export logs
+# The machine may be slow; what hangs is ended by run_one.
+export CK_DEFAULT_TIMEOUT=60
+# Check's own time limit of four seconds a test is meant for an idle machine and plain code.
+export CK_TIMEOUT_MULTIPLIER=${CK_TIMEOUT_MULTIPLIER:-10}
 tests=$(select_tests <<<"${tests//$'\n\n'/$'\n'}" | grep .)
 alone() { while read -r b n p l; do if sed -n 2p "$p" 2>/dev/null | grep -aq 'run alone'; then echo "$b $n $p $l"; fi; done; }
 beside() { while read -r b n p l; do if ! sed -n 2p "$p" 2>/dev/null | grep -aq 'run alone'; then echo "$b $n $p $l"; fi; done; }
