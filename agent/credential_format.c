@@ -40,11 +40,12 @@ method_unsupported(void)
     while ((code = ERR_get_error()) != 0) {
         int what = ERR_GET_REASON(code);
 
-        unsupported |= what == ERR_R_UNSUPPORTED ||
-                       (ERR_GET_LIB(code) == ERR_LIB_EVP && (what == EVP_R_UNSUPPORTED_ALGORITHM ||
-                                                             what == EVP_R_UNKNOWN_PBE_ALGORITHM ||
-                                                             what == EVP_R_UNSUPPORTED_CIPHER)) ||
-                       (ERR_GET_LIB(code) == ERR_LIB_PEM && what == PEM_R_UNSUPPORTED_ENCRYPTION);
+        /* The decoders say "unsupported" too: of the garbage that a wrong passphrase can give. */
+        unsupported |=
+            (ERR_GET_LIB(code) == ERR_LIB_EVP &&
+             (what == ERR_R_UNSUPPORTED || what == EVP_R_UNSUPPORTED_ALGORITHM ||
+              what == EVP_R_UNKNOWN_PBE_ALGORITHM || what == EVP_R_UNSUPPORTED_CIPHER)) ||
+            (ERR_GET_LIB(code) == ERR_LIB_PEM && what == PEM_R_UNSUPPORTED_ENCRYPTION);
     }
     return unsupported;
 }

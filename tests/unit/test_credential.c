@@ -144,6 +144,25 @@ START_TEST(key_formats)
 }
 END_TEST
 
+/* One wrong passphrase in 256 gives a padding that looks right, and garbage behind it. */
+START_TEST(wrong_passphrases)
+{
+    struct blob certificate = fixture_pem(&leaves[_i], 1);
+    struct blob key = fixture_key_file(keys[_i], KEY_TRADITIONAL_PEM_ENCRYPTED, PASS);
+
+    for (int i = 0; key.data != NULL && i < 1500; i++) {
+        struct credential credential;
+        struct error error;
+        char wrong[16];
+
+        snprintf(wrong, sizeof(wrong), "wrong %d", i);
+        ck_assert_int_eq(parse(&credential, certificate, key, wrong, &error), -1);
+        ck_assert_str_eq(error.text, "key.pem: the passphrase in pass.txt does not open it; "
+                                     "correct one of them");
+    }
+}
+END_TEST
+
 /* Key and chain in one file, in any order. */
 START_TEST(combined_files)
 {
@@ -716,6 +735,7 @@ main(void)
     LOOP(combined_files, kinds);
     LOOP(der_and_pkcs12, kinds);
     LOOP(mismatch, kinds);
+    LOOP(wrong_passphrases, kinds);
     tcase_add_test(tcase, damaged_private_half);
     LOOP(refused_key_kinds, refused_kinds);
     tcase_add_test(tcase, refused_explicit_curve);

@@ -15,9 +15,6 @@ struct side {
     int calls;
 };
 
-/* The loop has no end in the product. */
-static struct loop *kept;
-
 static void
 side_ready(struct loop_watch *watch, uint32_t events)
 {
