@@ -153,7 +153,7 @@ START_TEST(wrong_passphrases)
     for (int i = 0; key.data != NULL && i < 1500; i++) {
         struct credential credential;
         struct error error;
-        char wrong[16];
+        char wrong[32];
 
         snprintf(wrong, sizeof(wrong), "wrong %d", i);
         ck_assert_int_eq(parse(&credential, certificate, key, wrong, &error), -1);
