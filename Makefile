@@ -83,6 +83,7 @@ $(BUILD)/tlsagent.pc: client/tlsagent.pc.in Makefile
 $(BUILD)/tlsagent: $(TOOL) $(PROTOCOL) $(BUILD)/libtlsagent.a
 	$(Q)$(LINK) $^ -o $@ $(CLIENT_LIBS)
 $(BUILD)/examples/https-server: $(patsubst %.c,$(BUILD)/%.o,$(wildcard client/examples/https/*.c))
+$(BUILD)/examples/self-replacing-server: $(patsubst %.c,$(BUILD)/%.o,$(wildcard client/examples/self-replacing/*.c))
 $(BUILD)/examples/%: $(BUILD)/client/examples/%.o $(BUILD)/libtlsagent.a
 	@mkdir -p $(@D)
 	$(Q)$(LINK) $^ -o $@ $(CLIENT_LIBS)
@@ -128,7 +129,7 @@ lint:
 	@contrib/debian/install-deps lint
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
 	    -I. -D_GNU_SOURCE --suppress=missingIncludeSystem agent client protocol sandbox
-	clang-tidy --quiet --warnings-as-errors='*' $(wildcard agent/*.c client/*.c client/tool/*.c client/examples/*.c client/examples/https/*.c protocol/*.c sandbox/*.c) \
+	clang-tidy --quiet --warnings-as-errors='*' $(wildcard agent/*.c client/*.c client/tool/*.c client/examples/*.c client/examples/*/*.c protocol/*.c sandbox/*.c) \
 	    -- -std=c11 $(CPPFLAGS)
 	clang-format --dry-run --Werror $$(git ls-files '*.[ch]')
 	@tests/layering.sh

@@ -191,7 +191,8 @@ void tlsagent_abandon(struct tlsagent_conn *conn);
 int tlsagent_conn_send(struct tlsagent_conn *conn, int unix_socket);
 
 /* Take the next connection that was sent. It is as it was there: O_NONBLOCK, which belongs to the
- * socket, included; but it owns its fd here. What comes is checked as a stranger's: for something
+ * socket, included; but it owns its fd here. Bytes may be here that no poll() of the fd tells of:
+ * read first. What comes is checked as a stranger's: for something
  * that is not a connection you get one that has failed. So tlsagent_handshake(conn) says at once
  * how it went: 0, or -1 with tlsagent_error(); after -1 tlsagent_abandon() it and close
  * unix_socket. NULL: none came, and errno says why: EAGAIN (none there now, unix_socket is

@@ -338,8 +338,13 @@ START_TEST(after_the_peers_close_notify)
     move();
     read_ours(100);
     ck_assert_uint_eq(from_peer.got, 100);
+    ck_assert_uint_eq(tlsagent_pending(conn), 1); /* the end has been seen and waits to be told */
+    move();
+    ck_assert_uint_eq(tlsagent_pending(conn), 1);
     ck_assert_int_eq(tlsagent_read(conn, &byte, 1), 0);
+    ck_assert_uint_eq(tlsagent_pending(conn), 0);
     move(); /* told already */
+    ck_assert_uint_eq(tlsagent_pending(conn), 0);
     ck_assert_int_eq(tlsagent_read(conn, &byte, 1), 0);
     write_ours(3000);
     read_peer();
