@@ -35,6 +35,7 @@ EXAMPLES := $(patsubst client/examples/%.c,$(BUILD)/examples/%,$(wildcard client
 UNIT     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c))
 HOSTILE  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/hostile/test_*.c))
 PEERS    := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/peers/*.c))
+BENCH    := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
 
 AGENT_LIBS  := -lssl -lcrypto -lseccomp -lconfuse
 CLIENT_LIBS := -lcrypto
@@ -97,6 +98,8 @@ $(UNIT) $(HOSTILE): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtested.a
 	$(Q)$(LINK) $^ -o $@ $(CHECK_LIBS) $(AGENT_LIBS)
 $(PEERS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtlsagent.a $(PROTOCOL)
 	$(Q)$(LINK) $^ -o $@ -lssl $(CLIENT_LIBS)
+$(BENCH): $(BUILD)/tests/bench/%: $(BUILD)/tests/bench/%.o
+	$(Q)$(LINK) $^ -o $@ -lssl -lcrypto
 
 run:
 	@contrib/debian/install-deps run
