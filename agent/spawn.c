@@ -98,7 +98,9 @@ place_fds(int control, int peer)
 static void __attribute__((noreturn))
 become_role(const struct role_args *args, char *const *argv, int control, int peer)
 {
-    char *environment[4] = {NULL};
+    static char allocator[] = "GLIBC_TUNABLES=glibc.malloc.tcache_count=1000:"
+                              "glibc.malloc.tcache_max=20000:glibc.malloc.trim_threshold=4194304";
+    char *environment[5] = {allocator};
     sigset_t none;
 
     sigemptyset(&none);
