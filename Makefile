@@ -125,6 +125,13 @@ check-asan:
 check-all: check check-asan
 	@BUILD=$(BUILD) tests/run.sh soak
 
+# The peers come from Debian. Nothing else should run meanwhile; results are in tests/bench/results.
+bench bench-quick:
+	@contrib/debian/install-deps bench
+	@$(MAKE) --no-print-directory all $(BENCH)
+	@BUILD=$(BUILD) tests/bench/bench.py $(if $(filter bench-quick,$@),--quick --results $(BUILD)/bench) $(BENCH_OPTIONS)
+.PHONY: bench bench-quick
+
 test-programs: $(UNIT) $(HOSTILE) $(PEERS)
 .PHONY: test-programs
 
@@ -165,6 +172,8 @@ help:
 	@echo 'make check        everything on a fresh machine: install, build, all tests (minutes)'
 	@echo 'make check-asan   the same tests under AddressSanitizer and UBSan'
 	@echo 'make check-all    check, check-asan and the long ones'
+	@echo 'make bench        against nginx, haproxy, hitch and stunnel (minutes); results in tests/bench/results'
+	@echo 'make bench-quick  the same in short; results in $(BUILD)/bench'
 	@echo 'make lint         clang-tidy, cppcheck, clang-format, layering'
 	@echo 'make format       clang-format in place'
 	@echo 'make install      DESTDIR= PREFIX=$(PREFIX)'
