@@ -386,7 +386,8 @@ say_hello(void)
 static void
 say_ready(void)
 {
-    struct control_ready ready = {.generation = keeper.secret->generation};
+    struct control_ready ready = {.generation = keeper.secret->generation,
+                                  .layers = sandbox_in_force()};
     struct keyops_hello hello = {""};
     uint8_t body[128];
 
