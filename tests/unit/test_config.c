@@ -578,7 +578,7 @@ START_TEST(included_files_count_their_own_lines)
     write_file("sub/one", "log_level = error\ninclude(\"sub/three\")");
     write_file("sub/three", "cells = 2 # end");
     write_file("sub/two", "\n\ndeadline = x");
-    config = read_good("include(\"sub/one\")\nmax_channels = 9\n"
+    config = read_good("include(\"sub/one\")\nmax_channels = 9 "
                        "sandbox { require = {\"landlock\", \"memfd_secret\"} }\n" CONTEXT(""));
     ck_assert_uint_eq(config->sandbox_require, SANDBOX_LANDLOCK | SANDBOX_MEMFD_SECRET);
     ck_assert_int_eq(config->log_level, LOG_LEVEL_ERROR);
