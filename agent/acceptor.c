@@ -187,7 +187,8 @@ listener_ready(struct loop_watch *watch, uint32_t events)
         /* A small answer right behind a ticket must not wait for the ticket's ACK. */
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
         cell->contexts[listener->context].accepting++;
-        handshake = handshake_new(cell, listener->context, fd, facts->deadline_ms, accepted_done);
+        handshake = handshake_new(cell, listener->context, fd, facts->forms, facts->deadline_ms,
+                                  accepted_done);
         if (handshake == NULL) {
             cell->contexts[listener->context].accepting--;
             return;

@@ -44,6 +44,7 @@ struct cell {
     uint32_t in_flight; /* handshakes in progress */
     uint32_t capacity;  /* handshakes at once: what the configuration and our fds allow */
     uint64_t channels_refused;
+    uint16_t kernel; /* what kernel TLS can do here: bits of protocol/kernel_tls.h */
     uint8_t *buffer; /* CHANNEL_BUFFER_SIZE, for one message at a time */
 };
 

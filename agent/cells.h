@@ -44,7 +44,6 @@ struct cell_process {
     uint32_t ponged;           /* number of the last answer */
     uint64_t unanswered_since; /* ms; 0: nothing is unanswered */
     uint64_t started;          /* ms */
-    uint32_t layers;           /* of its sandbox, in force: what it said in READY */
     struct control_pong pong;  /* the last answer */
 };
 
@@ -78,6 +77,7 @@ struct cells {
     const struct listen_socket *listeners;
     size_t listener_count;
     struct cells_hooks hooks;
+    uint16_t kernel;   /* what kernel TLS can do here */
     struct cell *list; /* owned */
     unsigned count;
     struct loop_timer ping_timer;

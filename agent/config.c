@@ -23,7 +23,6 @@
 #include "agent/log.h"
 #include "protocol/control.h"
 #include "protocol/traffic.h"
-#include "sandbox/sandbox.h"
 
 #define CELLS_MAX          64
 #define HANDSHAKES_MAX     1000000
@@ -65,6 +64,7 @@ static cfg_opt_t context_options[] = {
     CONFIG_ONE("groups"),
     CONFIG_ONE("prefer_server_ciphers"),
     CONFIG_LIST("hand_back"),
+    CONFIG_ONE("prefer_rekey"),
     CONFIG_ONE("deadline"),
     CONFIG_ONE("tickets"),
     CONFIG_ONE("verify"),
@@ -73,13 +73,6 @@ static cfg_opt_t context_options[] = {
     CONFIG_ONE("backlog"),
     CONFIG_ONE("cells"),
     CFG_SEC("workers", worker_options, CFGF_NONE),
-    CONFIG_INCLUDE(),
-    CFG_END(),
-};
-
-static cfg_opt_t sandbox_options[] = {
-    CONFIG_OPENED(),
-    CONFIG_LIST("require"),
     CONFIG_INCLUDE(),
     CFG_END(),
 };
@@ -93,7 +86,6 @@ static cfg_opt_t options[] = {
     CONFIG_ONE("log_level"),
     CONFIG_ONE("max_handshakes"),
     CONFIG_ONE("max_channels"),
-    CFG_SEC("sandbox", sandbox_options, CFGF_NONE),
     CONFIG_BLOCK("context", context_options),
     CONFIG_INCLUDE(),
     CFG_END(),
@@ -283,26 +275,6 @@ read_log(struct reader *reader, cfg_t *cfg)
                : config_value_word(value, "log_level", levels, &config->log_level, reader->error);
 }
 
-/* Layers of the sandbox that the agent must not start without. */
-static int
-read_sandbox(struct reader *reader, cfg_t *cfg)
-{
-    const struct config_value *value;
-    cfg_t *block = cfg_getsec(cfg, "sandbox");
-
-    for (size_t i = 0; (value = config_text_get_nth(block, "require", i)) != NULL; i++) {
-        unsigned layer = sandbox_layer_find(value->text);
-
-        if (layer == 0)
-            return FAIL(reader, value, "require",
-                        "there is no layer \"%s\"; known are namespaces, landlock, "
-                        "landlock_network, landlock_scopes, mdwe, speculation and memfd_secret",
-                        value->text);
-        reader->config->sandbox_require |= layer;
-    }
-    return 0;
-}
-
 /* ---- identities ---- */
 
 /* An SNI name, in lower case. */
@@ -473,18 +445,23 @@ read_alpn(struct reader *reader, cfg_t *block)
 static int
 read_hand_back(struct reader *reader, cfg_t *block)
 {
+    static const char *const words[] = {"records", "kernel", "stream", NULL};
+    static const uint8_t forms[] = {SERVICE_FORM_RECORDS, SERVICE_FORM_KERNEL, SERVICE_FORM_STREAM};
+    struct config_context *context = reader->context;
     const struct config_value *value;
+    int word;
 
-    reader->context->forms = SERVICE_FORM_RECORDS;
     for (size_t i = 0; (value = config_text_get_nth(block, "hand_back", i)) != NULL; i++) {
-        if (strcmp(value->text, "kernel") == 0 || strcmp(value->text, "stream") == 0)
-            return FAIL(reader, value, "hand_back",
-                        "\"%s\" is not offered by this version of tlsagentd; write \"records\"",
-                        value->text);
-        if (strcmp(value->text, "records") != 0)
-            return FAIL(reader, value, "hand_back", "\"%s\" is not a form; write \"records\"",
-                        value->text);
+        if (config_value_word(value, "hand_back", words, &word, reader->error) == -1)
+            return -1;
+        context->forms |= forms[word];
     }
+    if (context->forms == 0)
+        context->forms = SERVICE_FORM_RECORDS | SERVICE_FORM_KERNEL | SERVICE_FORM_STREAM;
+    value = config_text_get(block, "prefer_rekey");
+    if (value != NULL &&
+        config_value_boolean(value, "prefer_rekey", &context->prefer_rekey, reader->error) == -1)
+        return -1;
     return 0;
 }
 
@@ -720,7 +697,7 @@ read_all(struct reader *reader, cfg_t *cfg)
     config->max_handshakes = DEFAULT_HANDSHAKES;
     config->max_channels = DEFAULT_CHANNELS;
     if (read_user(reader, cfg) == -1 || read_sockets(reader, cfg) == -1 ||
-        read_log(reader, cfg) == -1 || read_sandbox(reader, cfg) == -1 ||
+        read_log(reader, cfg) == -1 ||
         read_number(reader, cfg, "cells", 0, CELLS_MAX, &config->cells) == -1 ||
         read_number(reader, cfg, "max_handshakes", 1, HANDSHAKES_MAX, &config->max_handshakes) ==
             -1 ||

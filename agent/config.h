@@ -64,6 +64,7 @@ struct config_context {
     char *groups;               /* key exchange groups in order, or NULL */
     bool prefer_server_ciphers; /* default true */
     uint8_t forms;              /* enum service_form, or-ed */
+    bool prefer_rekey;          /* records rather than a kernel that cannot change keys */
     unsigned deadline_ms;
     unsigned tickets; /* TLS 1.3 tickets after a full handshake, 0 to 8; 0 also switches TLS 1.2
                          tickets off */
@@ -89,10 +90,9 @@ struct config {
     char *control_socket; /* default: "control.sock" beside socket */
     enum config_log log;
     char *log_file;
-    int log_level;            /* 0 errors, 1 warnings, 2 information, 3 debug */
-    unsigned max_handshakes;  /* in flight, per cell */
-    unsigned max_channels;    /* worker connections per uid */
-    unsigned sandbox_require; /* layers that are mandatory: enum sandbox_layer, or-ed */
+    int log_level;           /* 0 errors, 1 warnings, 2 information, 3 debug */
+    unsigned max_handshakes; /* in flight, per cell */
+    unsigned max_channels;   /* worker connections per uid */
     struct config_context *contexts;
     size_t context_count;
     unsigned cell_group_count; /* at least 1 */

@@ -49,6 +49,7 @@ struct generation_context {
     uint16_t min_version;
     uint16_t max_version;
     uint8_t forms;
+    uint8_t prefer_rekey;
     uint8_t verify; /* enum config_verify */
     uint8_t tickets;
     uint8_t prefer_server_ciphers;

@@ -104,6 +104,7 @@ generation_put_context(const struct config *config, const struct config_context 
     wire_put_u16(&writer, context->min_version);
     wire_put_u16(&writer, context->max_version);
     wire_put_u8(&writer, context->forms);
+    wire_put_u8(&writer, context->prefer_rekey);
     wire_put_u8(&writer, (uint8_t)context->verify);
     wire_put_u8(&writer, (uint8_t)context->tickets);
     wire_put_u8(&writer, context->prefer_server_ciphers);
@@ -160,6 +161,7 @@ generation_get_context(struct generation_context *context, const uint8_t *blob, 
     context->min_version = wire_get_u16(&reader);
     context->max_version = wire_get_u16(&reader);
     context->forms = wire_get_u8(&reader);
+    context->prefer_rekey = wire_get_u8(&reader);
     context->verify = wire_get_u8(&reader);
     context->tickets = wire_get_u8(&reader);
     context->prefer_server_ciphers = wire_get_u8(&reader);
@@ -176,7 +178,8 @@ generation_get_context(struct generation_context *context, const uint8_t *blob, 
            context->index < CONTROL_CONTEXTS_MAX && check_version(context->min_version) &&
            check_version(context->max_version) && context->min_version <= context->max_version &&
            context->verify <= CONFIG_VERIFY_REQUIRED && context->tickets <= TICKETS_MAX &&
-           context->prefer_server_ciphers <= 1 && check_alpn(context->alpn, context->alpn_size);
+           context->prefer_server_ciphers <= 1 && context->prefer_rekey <= 1 &&
+           check_alpn(context->alpn, context->alpn_size);
 }
 
 void

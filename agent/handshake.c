@@ -1,6 +1,7 @@
 /* handshake.c: see handshake.h. */
 #include "agent/handshake.h"
 
+#include <netinet/in.h>
 #include <openssl/err.h>
 #include <openssl/x509.h>
 #include <stdio.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #include "agent/log.h"
+#include "protocol/kernel_tls.h"
 
 #define NO_ALERT 255
 
@@ -187,6 +189,11 @@ finish(struct handshake *handshake)
         fail(handshake, SERVICE_INTERNAL, -1, "hand-back failed: %s", error.text);
         return;
     }
+    if (!transport_settle(&handshake->transport)) {
+        fail(handshake, SERVICE_INTERNAL, -1,
+             "hand-back failed: somebody else has read from the socket during the handshake");
+        return;
+    }
     if (!take_chain(handshake)) {
         fail(handshake, SERVICE_INTERNAL, -1, "the peer's certificates do not fit into %d bytes",
              SERVICE_CHAIN_MAX);
@@ -208,18 +215,15 @@ void
 handshake_run(struct handshake *handshake)
 {
     uint32_t wanted = 0;
-    int result = 1, flushed;
+    int result;
 
     ERR_clear_error();
-    export_resume(handshake->ssl, &handshake->collected);
-    if (!SSL_is_init_finished(handshake->ssl))
-        result = SSL_accept(handshake->ssl);
-    flushed = transport_flush(&handshake->transport);
-    if (result == 1 && flushed == 0) {
+    result = SSL_accept(handshake->ssl);
+    if (result == 1) {
         finish(handshake);
         return;
     }
-    switch (result == 1 ? SSL_ERROR_WANT_WRITE : SSL_get_error(handshake->ssl, result)) {
+    switch (SSL_get_error(handshake->ssl, result)) {
     case SSL_ERROR_WANT_READ:
         wanted = EPOLLIN;
         break;
@@ -230,12 +234,6 @@ handshake_run(struct handshake *handshake)
         fail_by_ssl(handshake);
         return;
     }
-    if (flushed == -1 && handshake->transport.closed) {
-        fail_by_ssl(handshake);
-        return;
-    }
-    if (flushed == -1)
-        wanted |= EPOLLOUT;
     if (loop_watch_set(handshake->cell->loop, &handshake->watch, wanted) == -1)
         fail(handshake, SERVICE_INTERNAL, -1, "the agent cannot watch the socket");
 }
@@ -258,8 +256,19 @@ deadline_expired(struct loop_timer *timer)
          handshake->deadline_ms, (unsigned long long)handshake->transport.received);
 }
 
+bool
+handshake_kernel_possible(const struct cell *cell, int fd)
+{
+    int protocol = 0;
+    socklen_t size = sizeof(protocol);
+
+    return (cell->kernel & KERNEL_TLS_CIPHERS) != 0 &&
+           getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) == 0 &&
+           protocol == IPPROTO_TCP;
+}
+
 struct handshake *
-handshake_new(struct cell *cell, size_t context, int fd, uint32_t deadline_ms,
+handshake_new(struct cell *cell, size_t context, int fd, uint8_t forms, uint32_t deadline_ms,
               void (*done)(struct handshake *handshake))
 {
     struct handshake *handshake = malloc(sizeof(*handshake));
@@ -271,6 +280,8 @@ handshake_new(struct cell *cell, size_t context, int fd, uint32_t deadline_ms,
         memset((char *)handshake + offsetof(struct handshake, collected), 0,
                sizeof(*handshake) - offsetof(struct handshake, collected));
         transport_init(&handshake->transport, fd);
+        if ((forms & SERVICE_FORM_KERNEL) != 0 && handshake_kernel_possible(cell, fd))
+            transport_set_exact(&handshake->transport);
         export_init(&handshake->collected);
         handshake->ssl = identity_ssl_new(cell->identities, context, &error);
         bio = transport_bio(&handshake->transport);
@@ -290,6 +301,7 @@ handshake_new(struct cell *cell, size_t context, int fd, uint32_t deadline_ms,
     handshake->context = context;
     handshake->state = HANDSHAKE_RUNNING;
     handshake->fd = fd;
+    handshake->forms = forms;
     handshake->deadline_ms = deadline_ms;
     handshake->done = done;
     handshake->started = loop_now(cell->loop);
@@ -317,6 +329,85 @@ handshake_free(struct handshake *handshake)
     loop_free_later(handshake->cell->loop, handshake);
 }
 
+/* True if the kernel form is the one to try. */
+static bool
+wants_kernel(const struct handshake *handshake, uint8_t forms)
+{
+    const struct generation_context *facts =
+        identity_context(handshake->cell->identities, handshake->context);
+    const struct traffic_suite *suite = traffic_suite_find(handshake->traffic.suite);
+    bool fixed_keys =
+        suite->version == TRAFFIC_TLS_1_3 && (handshake->cell->kernel & KERNEL_TLS_REKEY) == 0;
+
+    return (forms & SERVICE_FORM_KERNEL) != 0 && handshake->transport.exact &&
+           (handshake->cell->kernel & kernel_tls_bit(suite)) != 0 &&
+           /* the kernel's records are as large as it likes */
+           handshake->traffic.max_fragment == TRAFFIC_PLAINTEXT_MAX &&
+           !(facts->prefer_rekey && fixed_keys && forms != SERVICE_FORM_KERNEL);
+}
+
+/* The kernel has the keys: what is left for the worker are the secrets that follow a KeyUpdate, and
+ * those only if the kernel could use them. The present keys do not follow from them. */
+static void
+keep_next_secrets(struct handshake *handshake)
+{
+    const struct traffic_suite *suite = traffic_suite_find(handshake->traffic.suite);
+    struct traffic_keys *directions[] = {&handshake->traffic.send, &handshake->traffic.receive};
+    bool changes = suite->version == TRAFFIC_TLS_1_3 &&
+                   (handshake->cell->kernel & KERNEL_TLS_REKEY) != 0 &&
+                   traffic_keys_update(suite, directions[0]) == 0 &&
+                   traffic_keys_update(suite, directions[1]) == 0;
+
+    for (size_t i = 0; i < 2; i++) {
+        struct traffic_keys *keys = directions[i];
+
+        if (!changes)
+            OPENSSL_cleanse(keys->secret, sizeof(keys->secret));
+        OPENSSL_cleanse(keys->key, sizeof(keys->key));
+        OPENSSL_cleanse(keys->iv, sizeof(keys->iv));
+        keys->sequence = keys->explicit_nonce = 0;
+    }
+}
+
+int
+handshake_hand_back(struct handshake *handshake, uint8_t forms)
+{
+    struct service_failed *failed = &handshake->failed;
+    struct error error = {"this kernel cannot do it for this connection"};
+
+    forms &= handshake->forms;
+    if (wants_kernel(handshake, forms)) {
+        switch (kernel_tls_install(handshake->fd, &handshake->traffic, &error)) {
+        case KERNEL_TLS_INSTALLED:
+            handshake->form = SERVICE_FORM_KERNEL;
+            keep_next_secrets(handshake);
+            return 0;
+        case KERNEL_TLS_REFUSED: /* nothing was done to the connection */
+            log_debug("%s", error.text);
+            break;
+        case KERNEL_TLS_BROKEN: /* for whoever else holds the socket, too */
+            (void)shutdown(handshake->fd, SHUT_RDWR);
+            forms = 0;
+            break;
+        }
+    }
+    if ((forms & (SERVICE_FORM_RECORDS | SERVICE_FORM_STREAM)) != 0) {
+        handshake->form = SERVICE_FORM_RECORDS; /* of which the worker makes the stream */
+        return 0;
+    }
+    handshake->state = HANDSHAKE_FAILED;
+    handshake->cell->contexts[handshake->context].counters.failed[SERVICE_INTERNAL]++;
+    failed->reason = SERVICE_INTERNAL;
+    failed->alert = NO_ALERT;
+    failed->retryable = 0;
+    snprintf(failed->text, sizeof(failed->text), "hand-back in the kernel form failed: %.180s",
+             error.text);
+    log_warning("context \"%s\": %s",
+                identity_context(handshake->cell->identities, handshake->context)->name,
+                failed->text);
+    return -1;
+}
+
 void
 handshake_describe(const struct handshake *handshake, struct service_finished *finished)
 {
@@ -325,7 +416,7 @@ handshake_describe(const struct handshake *handshake, struct service_finished *f
 
     memset(finished, 0, sizeof(*finished));
     finished->id = handshake->id;
-    finished->form = SERVICE_FORM_RECORDS;
+    finished->form = handshake->form;
     finished->resumed = handshake->resumed;
     finished->agent_pid = (uint32_t)getpid();
     finished->state = handshake->traffic;

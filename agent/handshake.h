@@ -31,6 +31,8 @@ struct handshake {
     enum handshake_state state;
     int fd; /* owned */
     uint32_t deadline_ms;
+    uint8_t forms; /* enum service_form, or-ed: how it may be handed back */
+    uint8_t form;  /* handed back: the one chosen */
     void (*done)(struct handshake *handshake);
 
     /* The owner's part: who asked, and lists. */
@@ -59,11 +61,15 @@ struct handshake {
 /* What identity.c needs to know about handshakes. */
 extern const struct identity_hooks handshake_hooks;
 
-/* Start on fd, whose ownership passes (also on failure). done() is not called before this function
- * has returned unless the handshake ends at once, so it may free the handshake. Returns NULL if
- * memory is short (then fd is closed and done() never called). */
-struct handshake *handshake_new(struct cell *cell, size_t context, int fd, uint32_t deadline_ms,
-                                void (*done)(struct handshake *handshake));
+/* Can kernel TLS follow on this socket at all? */
+bool handshake_kernel_possible(const struct cell *cell, int fd);
+
+/* forms: how it may be handed back, as far as is known. Start on fd, whose ownership passes (also
+ * on failure). done() is not called before this function has returned unless the handshake ends at
+ * once, so it may free the handshake. Returns NULL if memory is short (then fd is closed and done()
+ * never called). */
+struct handshake *handshake_new(struct cell *cell, size_t context, int fd, uint8_t forms,
+                                uint32_t deadline_ms, void (*done)(struct handshake *handshake));
 
 /* Take the first steps: what the peer has already sent is handled at once. May end it. */
 void handshake_run(struct handshake *handshake);
@@ -71,7 +77,12 @@ void handshake_run(struct handshake *handshake);
 /* Free, close the fd, wipe. Sends nothing. */
 void handshake_free(struct handshake *handshake);
 
-/* FINISHED: fill in a message; its pointers are into the handshake. */
+/* FINISHED: decide on the form, one that the worker takes too, and put the keys into the kernel if
+ * it is that one; then the keys are not ours to give any more. -1: it is FAILED now (done() is not
+ * called again), and the connection must be closed. */
+int handshake_hand_back(struct handshake *handshake, uint8_t forms);
+
+/* Handed back: fill in a message; its pointers are into the handshake. */
 void handshake_describe(const struct handshake *handshake, struct service_finished *finished);
 
 /* Close a socket that somebody else may still hold, without ever blocking on what it has not sent.

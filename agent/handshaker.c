@@ -221,6 +221,7 @@ handshaker_main(const struct role_args *args)
         log_die("out of memory");
     for (size_t i = 0; i < part->context_count; i++)
         cell->contexts[i].counters.context = part->contexts[i].index;
+    cell->kernel = args->kernel;
     cell->loop = loop_new();
     loop_watch_init(&handshaker.control, ROLE_FD_CONTROL, control_ready);
     if (loop_watch_set(cell->loop, &handshaker.control, EPOLLIN) == -1)
@@ -230,7 +231,6 @@ handshaker_main(const struct role_args *args)
         log_die("%s", error.text);
     set_limits(cell);
     ready.generation = handshaker.generation;
-    ready.layers = sandbox_in_force();
     send_control(CONTROL_READY, body, control_put_ready(&ready, body, sizeof(body)));
     loop_run(cell->loop);
 }

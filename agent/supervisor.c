@@ -24,6 +24,7 @@
 #include "agent/admin.h"
 #include "agent/cells.h"
 #include "agent/greet.h"
+#include "agent/kernel_probe.h"
 #include "agent/listen.h"
 #include "agent/load.h"
 #include "agent/log.h"
@@ -39,6 +40,7 @@ struct supervisor {
     struct config *config;
     struct loop *loop;
     struct cells cells;
+    uint16_t kernel; /* what kernel TLS can do here */
     struct greet greet;
     struct admin admin;
     struct load_result *generations; /* by group */
@@ -145,22 +147,6 @@ go_background(struct supervisor *supervisor)
     _exit(1);
 }
 
-/* What this system offers for the roles' sandboxes: say what is missing, or refuse to start
- * without it. */
-static int
-try_sandbox(const struct config *config, struct error *error)
-{
-    struct sandbox_trial trial;
-
-    sandbox_require(config->sandbox_require);
-    if (sandbox_try(config->uid, config->gid, &trial, error) == -1)
-        return -1;
-    if (trial.missing[0] != '\0')
-        log_warning("the sandbox is weaker than it could be; not to be had here: %s",
-                    trial.missing);
-    return 0;
-}
-
 /* fd 0 and 1 to /dev/null; no privilege beyond what the start of the others needs. */
 static void
 enter_sandbox(struct supervisor *supervisor)
@@ -171,8 +157,6 @@ enter_sandbox(struct supervisor *supervisor)
     if (null == -1 || dup2(null, STDIN_FILENO) == -1 || dup2(null, STDOUT_FILENO) == -1)
         fail_start(supervisor, "/dev/null: %s", strerror(errno));
     close(null);
-    if (try_sandbox(supervisor->config, &error) == -1)
-        fail_start(supervisor, "%s", error.text);
     if (sandbox_enter(SANDBOX_SUPERVISOR, 0, 0, 0, &error) == -1)
         fail_start(supervisor, "%s", error.text);
 }
@@ -342,7 +326,30 @@ draw_graph(struct supervisor *supervisor)
                &supervisor->cells);
     admin_init(&supervisor->admin, supervisor->control.fd, supervisor->loop, config,
                &supervisor->cells, &supervisor->greet, supervisor->generations);
+    supervisor->cells.kernel = supervisor->kernel;
     cells_start(&supervisor->cells);
+}
+
+/* Before the sandbox and before any role: the answer goes to every handshaker. */
+static void
+probe_kernel(struct supervisor *supervisor)
+{
+    const struct config *config = supervisor->config;
+    struct error error = {""};
+    char text[256];
+    bool wanted = false;
+
+    for (size_t i = 0; i < config->context_count; i++)
+        wanted |= (config->contexts[i].forms & SERVICE_FORM_KERNEL) != 0;
+    if (!wanted)
+        return;
+    supervisor->kernel = kernel_probe(&error);
+    if (supervisor->kernel == 0) {
+        log_info("connections are handed back in the records form: %s", error.text);
+        return;
+    }
+    kernel_tls_describe(supervisor->kernel, text, sizeof(text));
+    log_info("kernel TLS: %s%s%s", text, error.text[0] != '\0' ? "; not all: " : "", error.text);
 }
 
 static void
@@ -372,6 +379,7 @@ supervisor_main(struct config *config, bool foreground)
     if (!foreground)
         go_background(&supervisor);
     start_log(&supervisor);
+    probe_kernel(&supervisor);
     enter_sandbox(&supervisor);
     draw_graph(&supervisor);
     loop_run(supervisor.loop);
@@ -381,16 +389,11 @@ int
 supervisor_check(struct config *config)
 {
     static struct supervisor supervisor;
-    struct error wrong = {""};
     size_t identities = 0;
     int status = 0;
 
     init(&supervisor, config);
     log_init("check", LOG_LEVEL_WARNING, 0);
-    if (try_sandbox(config, &wrong) == -1) {
-        dprintf(STDERR_FILENO, "tlsagentd: %s\n", wrong.text);
-        return 1;
-    }
     for (unsigned group = 0; group < config->cell_group_count; group++) {
         struct error error = {""};
         struct load_result result;

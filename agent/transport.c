@@ -10,39 +10,8 @@
 void
 transport_init(struct transport *transport, int fd)
 {
-    memset(transport, 0, offsetof(struct transport, out));
+    memset(transport, 0, offsetof(struct transport, buffer));
     transport->fd = fd;
-}
-
-/* send() that never blocks. -1 with errno EAGAIN, or with closed set; or bytes. */
-static ssize_t
-send_some(struct transport *transport, const void *bytes, size_t size)
-{
-    ssize_t sent;
-
-    do
-        sent = send(transport->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-    while (sent == -1 && errno == EINTR);
-    if (sent == -1 && errno == ENOBUFS)
-        errno = EAGAIN;
-    if (sent == -1 && errno != EAGAIN)
-        transport->closed = true;
-    return sent;
-}
-
-int
-transport_flush(struct transport *transport)
-{
-    while (transport->out_start < transport->out_end) {
-        ssize_t sent = send_some(transport, transport->out + transport->out_start,
-                                 (size_t)(transport->out_end - transport->out_start));
-
-        if (sent == -1)
-            return -1;
-        transport->out_start = (uint16_t)(transport->out_start + sent);
-    }
-    transport->out_start = transport->out_end = 0;
-    return 0;
 }
 
 /* recv() that never blocks. -1 with retry set on the BIO, 0 at the end, or bytes. */
@@ -66,6 +35,59 @@ receive(BIO *bio, struct transport *transport, void *dst, size_t size)
     return 0;
 }
 
+void
+transport_set_exact(struct transport *transport)
+{
+    transport->exact = true;
+}
+
+/* Take out of the socket what was looked at and used. */
+static bool
+discard_used(struct transport *transport)
+{
+    while (transport->used < transport->start) {
+        ssize_t got = recv(transport->fd, transport->buffer + transport->used,
+                           (size_t)(transport->start - transport->used), MSG_DONTWAIT | MSG_TRUNC);
+
+        if (got > 0) {
+            transport->used = (uint16_t)(transport->used + got);
+            transport->received += (uint64_t)got;
+        } else if (got == 0 || errno != EINTR) {
+            transport->closed = true;
+            return false;
+        }
+    }
+    return true;
+}
+
+bool
+transport_settle(struct transport *transport)
+{
+    bool settled = !transport->exact || discard_used(transport);
+
+    if (transport->exact)
+        transport->used = transport->start = transport->end = 0;
+    return settled;
+}
+
+/* Look at what is in the socket. As receive(). */
+static ssize_t
+look(BIO *bio, struct transport *transport)
+{
+    ssize_t got;
+
+    if (!discard_used(transport))
+        return 0;
+    do
+        got = recv(transport->fd, transport->buffer, TRANSPORT_BUFFER, MSG_DONTWAIT | MSG_PEEK);
+    while (got == -1 && errno == EINTR);
+    if (got == -1 && errno == EAGAIN)
+        BIO_set_retry_read(bio);
+    else if (got <= 0)
+        transport->closed = true;
+    return got == -1 && errno != EAGAIN ? 0 : got;
+}
+
 static int
 transport_read(BIO *bio, char *dst, int size)
 {
@@ -78,14 +100,14 @@ transport_read(BIO *bio, char *dst, int size)
     if (transport->start == transport->end) {
         ssize_t got;
 
-        (void)transport_flush(transport); /* what the peer may be waiting for */
-
         if (wanted >= TRANSPORT_BUFFER)
-            return (int)receive(bio, transport, dst, wanted);
-        got = receive(bio, transport, transport->buffer, TRANSPORT_BUFFER);
+            return discard_used(transport) ? (int)receive(bio, transport, dst, wanted) : 0;
+        got = transport->exact ? look(bio, transport)
+                               : receive(bio, transport, transport->buffer, TRANSPORT_BUFFER);
         if (got <= 0)
             return (int)got;
         transport->start = 0;
+        transport->used = 0;
         transport->end = (uint16_t)got;
     }
     there = (size_t)(transport->end - transport->start);
@@ -93,6 +115,8 @@ transport_read(BIO *bio, char *dst, int size)
         wanted = there;
     memcpy(dst, transport->buffer + transport->start, wanted);
     transport->start = (uint16_t)(transport->start + wanted);
+    if (!transport->exact)
+        transport->used = transport->start;
     return (int)wanted;
 }
 
@@ -127,24 +151,20 @@ static int
 transport_write(BIO *bio, const char *src, int size)
 {
     struct transport *transport = BIO_get_data(bio);
-    ssize_t sent = size;
+    ssize_t sent;
 
     BIO_clear_retry_flags(bio);
     if (size <= 0)
         return 0;
-    if (size > TRANSPORT_BUFFER - transport->out_end) {
-        sent = transport_flush(transport);
-        if (sent == 0)
-            sent = size <= TRANSPORT_BUFFER ? size : send_some(transport, src, (size_t)size);
-    }
+    do
+        sent = send(transport->fd, src, (size_t)size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (sent == -1 && errno == EINTR);
     if (sent == -1) {
-        if (!transport->closed)
+        if (errno == EAGAIN || errno == ENOBUFS)
             BIO_set_retry_write(bio);
+        else
+            transport->closed = true;
         return -1;
-    }
-    if (size <= TRANSPORT_BUFFER - transport->out_end) {
-        memcpy(transport->out + transport->out_end, src, (size_t)sent);
-        transport->out_end = (uint16_t)(transport->out_end + sent);
     }
     transport->sent += (uint64_t)sent;
     follow_records(transport, (const uint8_t *)src, (size_t)sent);

@@ -24,9 +24,12 @@
 struct transport {
     int fd;            /* does not own */
     bool closed;       /* the peer closed or reset the connection */
+    bool exact;        /* nothing is taken out of the socket that OpenSSL has not asked for */
     uint64_t received; /* bytes */
     uint64_t sent;
-    /* bytes read ahead: start <= end <= TRANSPORT_BUFFER */
+    /* bytes read ahead: used <= start <= end <= TRANSPORT_BUFFER. In exact mode they are only
+     * looked at: those from used to start are OpenSSL's and still in the socket */
+    uint16_t used;
     uint16_t start;
     uint16_t end;
     /* the record being written: how much of it is still to come, how far into header and body */
@@ -35,10 +38,6 @@ struct transport {
     uint16_t body_left;
     uint16_t body_seen;
     uint8_t body_head[8]; /* first bytes of the last record's body */
-    /* bytes written and not yet sent: out_start <= out_end <= TRANSPORT_BUFFER */
-    uint16_t out_start;
-    uint16_t out_end;
-    uint8_t out[TRANSPORT_BUFFER];
     uint8_t buffer[TRANSPORT_BUFFER];
 };
 
@@ -47,10 +46,13 @@ void transport_init(struct transport *transport, int fd);
 /* A BIO that works on the transport (which must outlive it), or NULL. Freed by its SSL. */
 BIO *transport_bio(struct transport *transport);
 
-/* Send what was written. OpenSSL's flushes send nothing: a flight, and all the tickets behind it,
- * go out together, when OpenSSL reads or its caller calls this. 0: all is sent; -1: not yet, or
- * never (closed is set). */
-int transport_flush(struct transport *transport);
+/* From the beginning, when kernel TLS may follow: the kernel must find all bytes behind the
+ * handshake in the socket. A flight then costs one system call more. TCP only. */
+void transport_set_exact(struct transport *transport);
+
+/* Exact mode, when the handshake is over: take what OpenSSL has had out of the socket, and forget
+ * the rest, which stays there. False: it is not there; somebody else has read from the socket. */
+bool transport_settle(struct transport *transport);
 
 /* Bytes received and not asked for by OpenSSL. */
 const uint8_t *transport_early(const struct transport *transport, size_t *size);

@@ -13,9 +13,14 @@
 
 #include "agent/acceptor.h"
 #include "agent/log.h"
+#include "protocol/kernel_tls.h"
 
 #define MESSAGES_PER_ROUND 16 /* of one channel, then the others have their turn */
 #define UNSENT_MAX         1024 /* answers that a worker may leave unread beyond its socket's buffer */
+
+static const char no_kernel[] =
+    "the kernel form is not possible: not a TCP socket, or this host's kernel has no TLS (see the "
+    "agent's log)";
 
 /* An answer that found no room in the channel. */
 struct unsent {
@@ -222,6 +227,8 @@ requested_done(struct handshake *handshake)
         handshake->next;
     if (handshake->next != NULL)
         handshake->next->previous = handshake->previous;
+    if (handshake->state == HANDSHAKE_FINISHED)
+        (void)handshake_hand_back(handshake, handshake->forms);
     /* Our copy of the socket goes first: after the answer nothing of ours can touch it. */
     handshake_close_socket(handshake->fd);
     handshake->fd = -1;
@@ -307,6 +314,8 @@ start_accept(struct worker *worker, const struct service_accept *request, int fd
     } else if (!usable_socket(fd)) {
         answer_refusal(worker, request->id, SERVICE_BAD_REQUEST, false,
                        "the descriptor is not a connected stream socket");
+    } else if (request->forms == SERVICE_FORM_KERNEL && !handshake_kernel_possible(cell, fd)) {
+        answer_refusal(worker, request->id, SERVICE_BAD_REQUEST, false, "%s", no_kernel);
     } else if (cell->in_flight >= cell->capacity) {
         answer_refusal(worker, request->id, SERVICE_BUSY, true,
                        "%u handshakes are in progress, the limit of this cell: try again later",
@@ -316,7 +325,8 @@ start_accept(struct worker *worker, const struct service_accept *request, int fd
         deadline = request->deadline_ms != 0 && request->deadline_ms < facts->deadline_ms
                        ? request->deadline_ms
                        : facts->deadline_ms;
-        handshake = handshake_new(cell, (size_t)context, fd, deadline, requested_done);
+        handshake = handshake_new(cell, (size_t)context, fd, request->forms & facts->forms,
+                                  deadline, requested_done);
         fd = -1;
         if (handshake == NULL) {
             answer_refusal(worker, request->id, SERVICE_INTERNAL, true,
@@ -367,6 +377,16 @@ add_credits(struct worker *worker, const struct service_pull *request)
                        worker->credentials.uid);
         return;
     }
+    if ((request->forms & identity_context(cell->identities, (size_t)context)->forms) == 0) {
+        answer_refusal(worker, 0, SERVICE_BAD_REQUEST, false,
+                       "context \"%s\" does not permit the hand-back form that was asked for",
+                       request->context);
+        return;
+    }
+    if (request->forms == SERVICE_FORM_KERNEL && (cell->kernel & KERNEL_TLS_CIPHERS) == 0) {
+        answer_refusal(worker, 0, SERVICE_BAD_REQUEST, false, "%s", no_kernel);
+        return;
+    }
     if (cell->contexts[context].listeners == NULL) {
         answer_refusal(worker, 0, SERVICE_BAD_REQUEST, false,
                        "context \"%s\" has no `listen`: the agent accepts nothing for it",
@@ -391,6 +411,7 @@ add_credits(struct worker *worker, const struct service_pull *request)
         worker_refuse(worker, "more credits than one channel may have");
         return;
     }
+    pull->forms = request->forms;
     pull->credits = (uint16_t)(pull->credits + request->credits);
     cell->contexts[context].credits += request->credits;
     acceptor_update(cell, (size_t)context);
@@ -399,8 +420,13 @@ add_credits(struct worker *worker, const struct service_pull *request)
 void
 workers_deliver(struct pull *pull, struct handshake *handshake)
 {
-    int fd = handshake->fd;
+    int fd;
 
+    if (handshake_hand_back(handshake, pull->forms) == -1) {
+        handshake_free(handshake); /* the peer sees a closed connection; the log says why */
+        return;
+    }
+    fd = handshake->fd;
     pull->credits--;
     pull->worker->cell->contexts[pull->context].credits--;
     handshake->fd = -1;

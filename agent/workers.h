@@ -18,6 +18,7 @@ struct pull {
     struct worker *worker;
     size_t context;
     uint16_t credits;
+    uint8_t forms;                /* as its last message said: how the worker takes connections */
     struct pull *next_of_context; /* turn order; see cell_context */
     struct pull *next_of_worker;
 };

@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "client/tool/tool.h"
+#include "protocol/kernel_tls.h"
 
 /* A string with RFC 8259 section 7's escapes; bytes outside ASCII become \u00XX, so that the
  * output is valid whatever the bytes were. */
@@ -86,6 +87,12 @@ tool_print_json(const struct tool_report *report)
            ",\n  \"identities\": %" PRIu32 ",\n  \"keys\": %" PRIu32
            ",\n  \"workers_denied\": %" PRIu32,
            agent->uptime, agent->generation, agent->identities, agent->keys, agent->workers_denied);
+    printf(",\n  \"kernel_tls\": [");
+    for (unsigned bit = 1, count = 0; bit <= KERNEL_TLS_REKEY; bit <<= 1) {
+        if ((agent->kernel & bit) != 0)
+            printf("%s\"%s\"", count++ > 0 ? ", " : "", kernel_tls_bit_name((uint16_t)bit));
+    }
+    printf("]");
     printf(",\n  \"processes\": [\n");
     for (size_t i = 0; i < report->process_count; i++) {
         print_process(&report->processes[i]);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "client/tool/tool.h"
+#include "protocol/kernel_tls.h"
 
 #define ANSWER_MS 5000 /* the agent itself takes half a second at most */
 
@@ -287,13 +288,15 @@ void
 tool_print_table(const struct tool_report *report)
 {
     const struct admin_agent *agent = &report->agent;
-    char build[SERVICE_BUILD_MAX], configuration[LOAD_PATH_MAX], age[32];
+    char build[SERVICE_BUILD_MAX], configuration[LOAD_PATH_MAX], age[32], kernel[256];
 
     error_printable(build, sizeof(build), agent->build, strlen(agent->build));
     error_printable(configuration, sizeof(configuration), agent->configuration,
                     strlen(agent->configuration));
     printf("tlsagentd %s, up %s, configuration %s\n", build,
            format_age(agent->uptime, age, sizeof(age)), configuration);
+    kernel_tls_describe(agent->kernel, kernel, sizeof(kernel));
+    printf("kernel TLS: %s\n", kernel);
     printf("generation %" PRIu32 ": %" PRIu32 " identities, %" PRIu32 " keys; %" PRIu32
            " workers denied\n\n",
            agent->generation, agent->identities, agent->keys, agent->workers_denied);
