@@ -247,9 +247,12 @@ conn_start_stream(struct tlsagent_conn *conn, const struct service_finished *sai
     conn->facts = facts_new(said);
     if (conn->facts == NULL)
         conn_set_error(conn, TLSAGENT_E_MEMORY, "out of memory");
-    else if (stream_start(&conn->stream, conn->fd, &said->state, true, said->early,
-                          said->early_size, &error) == -1)
+    else if (said->form == SERVICE_FORM_KERNEL
+                 ? ktls_start(&conn->stream, conn->fd, &said->state, true, &error) == -1
+                 : stream_start(&conn->stream, conn->fd, &said->state, true, said->early,
+                                said->early_size, &error) == -1)
         conn_set_error(conn, conn->stream.code, "%s", error.text);
+    conn->plain = conn->request != NULL && conn->request->plain;
 }
 
 /* A connected stream socket, nothing else: else the error is the handle's. */
@@ -297,7 +300,7 @@ tlsagent_accept_fd(struct tlsagent *agent, const char *context, int fd)
         return NULL;
     }
     memcpy(conn->request->context, context, size);
-    conn->request->forms = SERVICE_FORM_RECORDS;
+    conn->request->forms = CONN_FORMS_AUTO;
     conn->agent = agent;
     conn_move(conn, &agent->prepared, CONN_PREPARED);
     return conn;
@@ -401,9 +404,15 @@ tlsagent_set_forms(struct tlsagent_conn *conn, unsigned forms)
 
     if (request == NULL)
         return -1;
-    if ((forms & ~(unsigned)TLSAGENT_FORM_RECORDS) != 0)
+    request->plain = forms == TLSAGENT_FORM_KERNEL_PLAIN;
+    if (request->plain)
+        forms = TLSAGENT_FORM_KERNEL;
+    if ((forms & TLSAGENT_FORM_KERNEL_PLAIN) != 0)
+        return conn_set_error(conn, TLSAGENT_E_ARGUMENT,
+                              "TLSAGENT_FORM_KERNEL_PLAIN cannot be combined with other forms");
+    if ((forms & ~(unsigned)CONN_FORMS_AUTO) != 0)
         return conn_set_error(conn, TLSAGENT_E_ARGUMENT, "unknown hand-back form in 0x%x", forms);
-    request->forms = forms != 0 ? (uint8_t)forms : SERVICE_FORM_RECORDS;
+    request->forms = forms != 0 ? (uint8_t)forms : CONN_FORMS_AUTO;
     return 0;
 }
 
@@ -455,6 +464,7 @@ tlsagent_error(const struct tlsagent_conn *conn)
         [TLSAGENT_E_SYSTEM] = "a system call failed",
         [TLSAGENT_E_RETRY] = "the agent's process died during the handshake",
         [TLSAGENT_E_MOVED] = "the connection was moved to another process",
+        [TLSAGENT_E_REKEY] = "new keys are due, and the kernel cannot change them",
     };
 
     if (conn == NULL)

@@ -15,7 +15,10 @@ is_open(struct tlsagent_conn *conn)
     }
     if (conn->phase != CONN_DONE) /* (of a moved one the error is set already) */
         conn_set_error(conn, TLSAGENT_E_ARGUMENT, "the handshake is not done");
-    return conn->phase == CONN_DONE;
+    else if (conn->stopped)
+        conn_set_error(conn, TLSAGENT_E_ARGUMENT,
+                       "TLS was stopped: read and write the descriptor itself");
+    return conn->phase == CONN_DONE && !conn->stopped;
 }
 
 /* Take the outcome of a call of the stream over into the connection's error object. */
@@ -81,6 +84,17 @@ tlsagent_writev(struct tlsagent_conn *conn, const struct iovec *parts, int count
     return note(conn, stream_writev(&conn->stream, parts, count, &error), &error);
 }
 
+ssize_t
+tlsagent_sendfile(struct tlsagent_conn *conn, int file, off_t *offset, size_t size)
+{
+    struct error error;
+
+    if (!is_open(conn))
+        return -1;
+    error_clear(&error);
+    return note(conn, stream_sendfile(&conn->stream, file, offset, size, &error), &error);
+}
+
 int
 tlsagent_flush(struct tlsagent_conn *conn)
 {
@@ -104,13 +118,31 @@ tlsagent_shutdown(struct tlsagent_conn *conn)
 }
 
 int
+tlsagent_stop(struct tlsagent_conn *conn)
+{
+    struct error error;
+    int rc;
+
+    if (!is_open(conn))
+        return -1;
+    error_clear(&error);
+    rc = (int)note(conn, stream_stop(&conn->stream, &error), &error);
+    if (rc == 0) {
+        stream_clear(&conn->stream);
+        conn->stopped = true;
+        conn->owns_fd = false;
+    }
+    return rc;
+}
+
+int
 tlsagent_close(struct tlsagent_conn *conn)
 {
     int rc = 0;
 
     if (conn == NULL)
         return 0;
-    if (conn->phase == CONN_DONE)
+    if (conn->phase == CONN_DONE && !conn->stopped)
         rc = stream_shutdown_send(&conn->stream, NULL);
     if (rc != TLSAGENT_WANT_POLLOUT)
         tlsagent_abandon(conn);

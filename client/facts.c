@@ -127,7 +127,9 @@ tlsagent_conn_form(const struct tlsagent_conn *conn)
 
     if (facts == NULL)
         return NULL;
-    return facts->form == SERVICE_FORM_KERNEL ? "kernel" : "records";
+    if (facts->form == SERVICE_FORM_KERNEL)
+        return conn->plain ? "kernel-plain" : "kernel";
+    return "records";
 }
 
 const char *

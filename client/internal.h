@@ -22,6 +22,7 @@
 #include <stdint.h>
 #include <sys/queue.h>
 
+#include "client/ktls.h"
 #include "client/stream.h"
 #include "client/tlsagent.h"
 #include "protocol/error.h"
@@ -37,6 +38,7 @@
 #define CELL_BUCKETS         64 /* of the table of handshakes by id; a power of two */
 #define CELL_CANCELS_MAX     64 /* that may wait for room in the channel */
 #define CONN_RETRIES_MAX     2
+#define CONN_FORMS_AUTO      (SERVICE_FORM_RECORDS | SERVICE_FORM_KERNEL)
 
 enum conn_phase {
     CONN_PREPARED, /* nothing sent */
@@ -59,6 +61,7 @@ struct conn_request {
     uint32_t deadline_ms; /* as set by the caller, 0: none */
     uint32_t id;          /* ASKED: on that channel */
     uint8_t forms;
+    bool plain; /* the kernel form, for plain read() and write() */
     uint8_t retries;
     char context[SERVICE_NAME_MAX];
 };
@@ -92,6 +95,8 @@ struct tlsagent_conn {
     uint8_t phase; /* enum conn_phase */
     bool owns_fd;
     bool delivered; /* accepted by the agent */
+    bool plain;     /* the kernel form, for plain read() and write() */
+    bool stopped;   /* DONE, and TLS has been stopped since */
 };
 
 /* Credits of one pull with one cell. */

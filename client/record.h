@@ -70,6 +70,8 @@ struct record {
     bool request_owed;    /* ... and shall ask for the peer's */
     bool request_made;    /* we have asked for the peer's KeyUpdate with its present key */
     bool refusal_owed;    /* TLS 1.2: no_renegotiation */
+    bool in_kernel;       /* the kernel has the keys (client/ktls.h): nothing is sealed here */
+    bool rekeys;          /* in_kernel: the state's secrets are the next ones, and of use */
 };
 
 /* What ends the connection. text is a literal. */

@@ -55,7 +55,7 @@ receive_key_update(struct record *record, size_t rest, struct record_failure *fa
                     "the peer sent something behind KeyUpdate in the same record");
     if (record->message[HEADER_SIZE] > 1)
         return fail(failure, RECORD_ILLEGAL_PARAMETER, "the peer sent a malformed KeyUpdate");
-    if (traffic_keys_update(record->suite, &record->state.receive) == -1)
+    if (!record->in_kernel && traffic_keys_update(record->suite, &record->state.receive) == -1)
         return fail(failure, RECORD_INTERNAL_ERROR, "libcrypto could not derive a key");
     record->receive_epoch++;
     record->request_made = false;

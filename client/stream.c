@@ -16,6 +16,7 @@
 
 #include <openssl/crypto.h>
 
+#include "client/ktls.h"
 #include "client/pool.h"
 #include "client/record.h"
 #include "client/slot.h"
@@ -24,6 +25,19 @@
 #define EARLY_MAX   65536             /* bytes; more than any handshaker reads ahead */
 #define DISCARD_MAX 1048576           /* bytes thrown away by one call of stream_shutdown() */
 #define SIZE_LIMIT  ((size_t)1 << 30) /* per call */
+
+/* Bytes up to the end of the record that has begun, or of its header. */
+static size_t
+missing(const struct stream *stream)
+{
+    const struct stream_buffer *in = &stream->in;
+    size_t have = in->end - in->start, total = RECORD_HEADER_SIZE;
+    struct record_failure failure;
+
+    if (record_measure(stream->record, in->data + in->start, have, &total, &failure) != 1)
+        total = RECORD_HEADER_SIZE;
+    return total > have ? total - have : 1;
+}
 
 /* Fill the input buffer. BLOCKED, DONE, or -1: read_failure is set. */
 static int
@@ -43,7 +57,8 @@ receive(struct stream *stream)
         in->start = 0;
     }
     do
-        n = recv(stream->fd, in->data + in->end, in->capacity - in->end, 0);
+        n = recv(stream->fd, in->data + in->end,
+                 stream->exact ? missing(stream) : in->capacity - in->end, 0);
     while (n == -1 && errno == EINTR);
     if (n > 0) {
         in->end += (uint32_t)n;
@@ -140,6 +155,7 @@ open_next(struct stream *stream, uint8_t *out, size_t room, bool may_wait, size_
     case RECORD_CLOSED:
         stream->ended = true;
         stream->unreported = true;
+        stream->surplus = in->start != in->end;
         in->start = in->end; /* what follows is to be ignored (RFC 8446 section 6.1) */
         return STEP_OVER;
     default:
@@ -174,6 +190,8 @@ read_plain(struct stream *stream, uint8_t *out, size_t size, bool keep, struct e
 
     if (stream_enter(stream, error) == -1)
         return -1;
+    if (stream->record->in_kernel)
+        return ktls_read(stream, out, size, keep, error);
     if (size > SIZE_LIMIT)
         size = SIZE_LIMIT;
     while (done < size && result == DONE) {
@@ -247,7 +265,8 @@ int
 stream_start(struct stream *stream, int fd, const struct traffic_state *state, bool is_server,
              const void *early, size_t early_size, struct error *error)
 {
-    *stream = (struct stream){.fd = fd, .burst = 1, .alert = STREAM_NO_ALERT};
+    *stream = (struct stream){
+        .fd = fd, .burst = 1, .alert = STREAM_NO_ALERT, .owed_alert = STREAM_NO_ALERT};
     if (early_size > EARLY_MAX)
         return stream_refuse(stream, TLSAGENT_E_ARGUMENT, "too much early data for a TLS stream",
                              error);
@@ -312,5 +331,31 @@ stream_clear(struct stream *stream)
                         stream->plain_end - stream->plain_start);
     buffer_free(&stream->in);
     buffer_free(&stream->out);
-    *stream = (struct stream){.fd = -1, .alert = STREAM_NO_ALERT};
+    *stream = (struct stream){.fd = -1, .alert = STREAM_NO_ALERT, .owed_alert = STREAM_NO_ALERT};
+}
+
+int
+stream_stop(struct stream *stream, struct error *error)
+{
+    uint8_t first;
+    ssize_t n;
+
+    if (stream_enter(stream, error) == -1)
+        return -1;
+    if (stream->record->in_kernel)
+        return stream_refuse(stream, TLSAGENT_E_ARGUMENT,
+                             "TLS cannot be taken off a socket again once the kernel does it: ask "
+                             "for the records form",
+                             error);
+    stream->exact = true;
+    n = stream_shutdown_send(stream, error);
+    if (n != 0)
+        return (int)n;
+    n = stream_peek(stream, &first, 1, error);
+    OPENSSL_cleanse(&first, 1);
+    if (n == 0 && stream->surplus)
+        return stream_refuse(stream, TLSAGENT_E_RECORD,
+                             "the peer went on behind its close_notify without waiting for ours",
+                             error);
+    return (int)n;
 }

@@ -17,6 +17,9 @@
  * wait. (With SO_RCVTIMEO or SO_SNDTIMEO on a blocking fd, a timeout looks like WANT_POLL*.)
  * SIGPIPE is never raised and EINTR is never returned.
  *
+ * Two forms: stream_start() makes one that seals and opens records itself, ktls_start()
+ * (client/ktls.h) one whose keys the kernel has. All other functions serve both.
+ *
  * Errors: a function that returns -1 has set *error (may be NULL) to one line, and stream->code and
  * stream->alert. A failure stays: the same call fails again with the same text. A broken record
  * protocol ends both directions (the alert has been sent or is queued), a truncation ends reading
@@ -75,6 +78,9 @@ struct stream {
     bool unreported;       /* an end or a failure of reading that no call has returned yet */
     bool closed;           /* our close_notify is sealed: nothing is written after it */
     bool broken;           /* the socket takes no more bytes */
+    bool exact;            /* nothing is read beyond a record: stream_stop() */
+    bool surplus;          /* the peer sent something behind its close_notify */
+    int16_t owed_alert;    /* kernel form: to be sent; STREAM_NO_ALERT: none */
     bool push;             /* an answer to the peer waits in out: reads try to send it too */
     uint32_t plain_start;  /* decrypted bytes that wait, as offsets in in.data */
     uint32_t plain_end;
@@ -128,6 +134,17 @@ int stream_shutdown_send(struct stream *stream, struct error *error);
 /* stream_shutdown_send(), then read and throw away until the peer's close_notify. 0: both
  * directions are closed. WANT_POLLIN, WANT_POLLOUT, -1 (E_TRUNCATED if the peer just went away). */
 int stream_shutdown(struct stream *stream, struct error *error);
+
+/* End TLS on the connection and keep the connection: stream_shutdown_send(), then read until the
+ * peer's close_notify and not a byte further. 0: both are done, what comes now is not TLS (call
+ * stream_clear()). 1: the peer still had data: stream_read() it, then the same call again.
+ * WANT_POLLIN, WANT_POLLOUT, -1. In the kernel form E_ARGUMENT: the kernel does not let go. */
+int stream_stop(struct stream *stream, struct error *error);
+
+/* Write up to size bytes of a file from *offset, which is advanced. As stream_write(); 0: the
+ * file's end. In the kernel form the bytes do not come through this process. */
+ssize_t stream_sendfile(struct stream *stream, int file, off_t *offset, size_t size,
+                        struct error *error);
 
 /* Wipe and free; no byte on the wire, fd untouched. Right in a forked child too. A stream of zeros
  * or cleared already is fine. */

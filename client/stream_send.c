@@ -9,11 +9,15 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdlib.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include "client/ktls.h"
 #include "client/pool.h"
 
-#define BURST_MAX 8
+#define BURST_MAX  8
+#define FILE_PIECE 65536 /* bytes of a file at a time */
 
 int
 stream_transmit(struct stream *stream, int flags)
@@ -152,6 +156,8 @@ stream_writev(struct stream *stream, const struct iovec *parts, int count, struc
         return stream_refuse(stream, TLSAGENT_E_ARGUMENT, "cannot write after closing", error);
     if (total == 0)
         return 0;
+    if (stream->record->in_kernel)
+        return ktls_writev(stream, parts, count, (size_t)total, error);
 
     result = stream_transmit(stream, 0);
     while (result == DONE && source.left > 0) {
@@ -179,6 +185,47 @@ stream_write(struct stream *stream, const void *data, size_t size, struct error 
     return stream_writev(stream, &part, 1, error);
 }
 
+ssize_t
+stream_sendfile(struct stream *stream, int file, off_t *offset, size_t size, struct error *error)
+{
+    size_t done = 0;
+    uint8_t *piece;
+
+    if (check_writable(stream, error) == -1)
+        return -1;
+    if (stream->closed)
+        return stream_refuse(stream, TLSAGENT_E_ARGUMENT, "cannot write after closing", error);
+    if (stream->record->in_kernel)
+        return ktls_sendfile(stream, file, offset, size, error);
+    piece = malloc(FILE_PIECE);
+    if (piece == NULL)
+        return stream_refuse(stream, TLSAGENT_E_MEMORY, "no memory to read the file", error);
+    while (done < size) {
+        size_t wanted = size - done < FILE_PIECE ? size - done : FILE_PIECE;
+        ssize_t there = pread(file, piece, wanted, *offset), n;
+
+        if (there == -1 && errno == EINTR)
+            continue;
+        if (there == -1 && done == 0) {
+            free(piece);
+            return stream_refuse(stream, TLSAGENT_E_SYSTEM, "cannot read the file", error);
+        }
+        if (there <= 0)
+            break; /* a failure shows itself again in the next call */
+        n = stream_write(stream, piece, (size_t)there, error);
+        if (n < 0) {
+            free(piece);
+            return done > 0 ? (ssize_t)done : n;
+        }
+        done += (size_t)n;
+        *offset += n;
+        if (n < there)
+            break;
+    }
+    free(piece);
+    return (ssize_t)done;
+}
+
 int
 stream_flush(struct stream *stream, struct error *error)
 {
@@ -187,6 +234,8 @@ stream_flush(struct stream *stream, struct error *error)
 
     if (stream_enter(stream, error) == -1)
         return -1;
+    if (stream->record->in_kernel)
+        return ktls_flush(stream, error);
     result = stream_transmit(stream, 0); /* after a protocol failure too: its alert waits there */
     while (result == DONE && record_owes(stream->record) && !stream->closed &&
            stream->write_failure.text == NULL) {
@@ -215,6 +264,8 @@ stream_update_keys(struct stream *stream, bool request, struct error *error)
         return stream_refuse(stream, TLSAGENT_E_ARGUMENT, "TLS 1.2 cannot change its keys", error);
     if (stream->closed)
         return stream_refuse(stream, TLSAGENT_E_ARGUMENT, "cannot write after closing", error);
+    if (stream->record->in_kernel)
+        return ktls_update_keys(stream, request, error);
     stream->record->update_owed = true;
     stream->record->request_owed |= request;
     stream->push = true;
@@ -226,6 +277,8 @@ stream_shutdown_send(struct stream *stream, struct error *error)
 {
     if (stream_enter(stream, error) == -1)
         return -1;
+    if (stream->record->in_kernel)
+        return ktls_shutdown_send(stream, error);
     if (!stream->closed && stream->write_failure.text == NULL) {
         if (!queue_alert(stream, RECORD_CLOSE_NOTIFY))
             return stream_refuse(stream, TLSAGENT_E_MEMORY, "no memory for a close_notify", error);

@@ -35,6 +35,11 @@ extern "C" {
 
 /* Hand-back forms, for tlsagent_set_forms(). */
 #define TLSAGENT_FORM_RECORDS 1 /* TLS records are sealed and opened in this process */
+#define TLSAGENT_FORM_KERNEL  2 /* ... in the kernel: this process never has traffic keys */
+/* The kernel form for plain read() and write() on the descriptor; not to be combined. Any record of
+ * the peer that is not data, even its close_notify, makes a plain read() fail with EIO, and nobody
+ * sends ours unless tlsagent_close() is called. */
+#define TLSAGENT_FORM_KERNEL_PLAIN 8
 
 /* Codes of the last error. */
 enum tlsagent_error_code {
@@ -54,6 +59,7 @@ enum tlsagent_error_code {
     TLSAGENT_E_SYSTEM,        /* a system call failed */
     TLSAGENT_E_RETRY, /* the agent's process died during the handshake; the peer may try again */
     TLSAGENT_E_MOVED, /* it was moved to another process; or what came from one is no connection */
+    TLSAGENT_E_REKEY, /* new keys are due, and the kernel that has the keys cannot change them */
 };
 
 struct tlsagent;      /* a handle to the agent */
@@ -152,6 +158,11 @@ size_t tlsagent_pending(const struct tlsagent_conn *conn);
 ssize_t tlsagent_write(struct tlsagent_conn *conn, const void *buffer, size_t size);
 ssize_t tlsagent_writev(struct tlsagent_conn *conn, const struct iovec *parts, int count);
 
+/* Write up to size bytes of a file from *offset on; *offset is advanced by what was accepted. As
+ * tlsagent_write(), and 0 at the file's end. In the kernel form the bytes do not pass through this
+ * process. */
+ssize_t tlsagent_sendfile(struct tlsagent_conn *conn, int file, off_t *offset, size_t size);
+
 /* Send what was accepted and not yet sent. 0: all is with the kernel. WANT_POLLOUT: not yet. */
 int tlsagent_flush(struct tlsagent_conn *conn);
 
@@ -167,6 +178,14 @@ int tlsagent_close(struct tlsagent_conn *conn);
  * both directions are closed, -1, or WANT_POLLIN/POLLOUT. The connection is not freed:
  * tlsagent_close() follows. */
 int tlsagent_shutdown(struct tlsagent_conn *conn);
+
+/* End TLS and go on without it on the same socket: send close_notify and read up to the peer's, not
+ * a byte further. 0: done: read and write tlsagent_conn_fd(), which is the caller's own now
+ * (tlsagent_close() only frees the connection; tlsagent_accept_fd() may begin TLS again).
+ * 1: the peer still had data: tlsagent_read() until it returns 0, then the same call again.
+ * -1, or WANT_POLLIN/POLLOUT: the same call again. Not in the kernel form (TLSAGENT_E_ARGUMENT,
+ * nothing happened): Linux does not take TLS off a socket; ask for TLSAGENT_FORM_RECORDS. */
+int tlsagent_stop(struct tlsagent_conn *conn);
 
 /* Free without a byte on the wire (for instance in a child after fork). A handshake in progress is
  * cancelled. NULL-safe. */
@@ -209,7 +228,8 @@ int tlsagent_conn_version_number(const struct tlsagent_conn *conn);     /* 0x030
 const char *tlsagent_conn_cipher(const struct tlsagent_conn *conn);     /* OpenSSL's name */
 const char *tlsagent_conn_servername(const struct tlsagent_conn *conn); /* SNI, NULL: none */
 const char *tlsagent_conn_alpn(const struct tlsagent_conn *conn);       /* NULL: none */
-const char *tlsagent_conn_form(const struct tlsagent_conn *conn);       /* "records" */
+const char *
+tlsagent_conn_form(const struct tlsagent_conn *conn); /* "records", "kernel" or "kernel-plain" */
 const char *tlsagent_conn_context(const struct tlsagent_conn *conn);
 int tlsagent_conn_resumed(const struct tlsagent_conn *conn);     /* 1 or 0 */
 pid_t tlsagent_conn_agent_pid(const struct tlsagent_conn *conn); /* who did the handshake */
