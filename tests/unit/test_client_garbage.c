@@ -276,7 +276,10 @@ START_TEST(garbage_on_a_channel_costs_that_channel)
         fake_expect(&fake, 0, SERVICE_PULL);
     }
     unix_pair(pair);
-    conn = begin(agent, "www", pair[0]);
+    conn = tlsagent_accept_fd(agent, "www", pair[0]);
+    set_nonblocking(pair[0]);
+    ck_assert_int_eq(tlsagent_set_forms(conn, TLSAGENT_FORM_RECORDS), 0);
+    ck_assert_int_eq(tlsagent_handshake(conn), TLSAGENT_WANT_POLLIN);
     request = fake_expect(&fake, 0, SERVICE_ACCEPT);
     close(request.fd);
     garbage[_i].send(request.accept.id);

@@ -85,7 +85,7 @@ commit_fault(enum fault fault)
         send_message(CONTROL_PONG, "x", 1);
         break;
     case WITH_FD:
-        (void)channel_send(ROLE_FD_CONTROL, CONTROL_READY, "\0\0\0\5\0\0\0\0", 8, &fd, 1);
+        (void)channel_send(ROLE_FD_CONTROL, CONTROL_READY, "\0\0\0\5", 4, &fd, 1);
         break;
     case LEAVES:
         _exit(3);
