@@ -10,6 +10,8 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
+#define A_FEW 5 /* of the suites: all of TLS 1.3, two of TLS 1.2; no RSA key has to be made */
+
 static uint8_t data[200000];
 
 /* ---- traffic, checked byte for byte ---- */
@@ -323,6 +325,71 @@ START_TEST(a_key_update_in_pieces)
     ck_assert_int_eq(tlsagent_read(conn, wire, 10), 1);
     ck_assert_int_eq(wire[0], 'x');
     move_end();
+}
+END_TEST
+
+/* TLS 1.2: a ClientHello comes in two pieces, and the connection moves between them. */
+START_TEST(a_refused_renegotiation_goes_along)
+{
+    uint8_t wire[500], hello[300] = {1, 0, 1, 44 - 4};
+    struct traffic_keys keys;
+    size_t size;
+
+    begin(fixture_suites[_i]);
+    setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &(int){1}, sizeof(int));
+    while (conn->stream.out.end == conn->stream.out.start)
+        write_ours(16384);
+    keys = conn->stream.record->state.receive;
+    keys.explicit_nonce = 1000;
+    size = fixture_forge(conn->stream.record->suite, &keys, 22, hello, 100, wire);
+    ck_assert_int_eq(send(fds[1], wire, size, 0), (ssize_t)size);
+    read_ours(10);
+    ck_assert(conn->stream.record->refusal_owed);
+    ck_assert_uint_eq(conn->stream.record->skip, 200);
+    move();
+    ck_assert(conn->stream.record->refusal_owed);
+    ck_assert_uint_eq(conn->stream.record->skip, 200);
+    size = fixture_forge(conn->stream.record->suite, &keys, 22, hello, 200, wire);
+    ck_assert_int_eq(send(fds[1], wire, size, 0), (ssize_t)size);
+    size = fixture_forge(conn->stream.record->suite, &keys, 23, "x", 1, wire);
+    ck_assert_int_eq(send(fds[1], wire, size, 0), (ssize_t)size);
+    ck_assert_int_eq(tlsagent_read(conn, wire, 10), 1);
+    ck_assert_int_eq(wire[0], 'x');
+    ck_assert_uint_eq(conn->stream.record->skip, 0);
+    move_end();
+}
+END_TEST
+
+/* Each flag alone: it arrives, and no other. */
+START_TEST(every_flag_goes_along)
+{
+    static const char *const names[] = {"ended",        "unreported",   "closed",
+                                        "broken",       "push",         "update_owed",
+                                        "request_owed", "request_made", "refusal_owed"};
+    const size_t count = sizeof(names) / sizeof(names[0]);
+
+    for (size_t set = 0; set < count; set++) {
+        begin(set == count - 1 ? 0xc02b : 0x1301);
+        for (int turn = 0; turn < 2; turn++) {
+            struct stream *stream = &conn->stream;
+            bool *flags[] = {&stream->ended,
+                             &stream->unreported,
+                             &stream->closed,
+                             &stream->broken,
+                             &stream->push,
+                             &stream->record->update_owed,
+                             &stream->record->request_owed,
+                             &stream->record->request_made,
+                             &stream->record->refusal_owed};
+
+            if (turn == 0)
+                *flags[set] = true;
+            for (size_t i = 0; i < count; i++)
+                ck_assert_msg(*flags[i] == (i == set), "%s with %s", names[i], names[set]);
+            move();
+        }
+        move_end();
+    }
 }
 END_TEST
 
@@ -834,28 +901,30 @@ main(void)
     tcase_set_timeout(tests, 60);
     tcase_add_loop_test(tests, a_hundred_moves_in_the_middle_of_traffic, 0, FIXTURE_SUITES);
     tcase_add_test(tests, facts_go_along);
-    tcase_add_loop_test(tests, half_read_records_go_along, 0, FIXTURE_SUITES);
-    tcase_add_loop_test(tests, a_record_in_pieces, 0, FIXTURE_SUITES);
-    tcase_add_loop_test(tests, unsent_records_go_along, 0, FIXTURE_SUITES);
-    tcase_add_loop_test(tests, more_waiting_than_a_message_takes, 0, FIXTURE_SUITES);
+    tcase_add_loop_test(tests, half_read_records_go_along, 0, A_FEW);
+    tcase_add_loop_test(tests, a_record_in_pieces, 0, A_FEW);
+    tcase_add_loop_test(tests, unsent_records_go_along, 0, A_FEW);
+    tcase_add_loop_test(tests, more_waiting_than_a_message_takes, 0, A_FEW);
     tcase_add_loop_test(tests, an_owed_key_update_goes_along, 0, 3);
     tcase_add_loop_test(tests, a_key_update_in_pieces, 0, 3);
-    tcase_add_loop_test(tests, after_the_peers_close_notify, 0, FIXTURE_SUITES);
-    tcase_add_loop_test(tests, after_our_close_notify, 0, FIXTURE_SUITES);
+    tcase_add_loop_test(tests, after_the_peers_close_notify, 0, A_FEW);
+    tcase_add_loop_test(tests, after_our_close_notify, 0, A_FEW);
+    tcase_add_loop_test(tests, a_refused_renegotiation_goes_along, 3, FIXTURE_SUITES);
+    tcase_add_test(tests, every_flag_goes_along);
     tcase_add_test(tests, failures_go_along);
     suite_add_tcase(suite, tests);
     tcase_set_timeout(owner, 60);
     tcase_add_test(owner, the_senders_object_is_dead);
     tcase_add_test(owner, dead_before_the_message_leaves);
-    tcase_add_loop_test(owner, a_failed_send_revives, 0, FIXTURE_SUITES);
+    tcase_add_loop_test(owner, a_failed_send_revives, 0, A_FEW);
     tcase_add_test(owner, a_receiver_that_is_gone);
     tcase_add_test(owner, a_receiver_that_dies_with_the_message);
     tcase_add_test(owner, wrong_carriers_are_told);
     tcase_add_test(owner, nothing_to_receive);
     tcase_add_test(owner, a_receiver_without_descriptors);
     tcase_add_test(owner, too_many_under_way);
-    tcase_add_loop_test(owner, a_child_gets_it_on_purpose, 0, FIXTURE_SUITES);
-    tcase_add_loop_test(owner, from_thread_to_thread, 0, FIXTURE_SUITES);
+    tcase_add_loop_test(owner, a_child_gets_it_on_purpose, 0, A_FEW);
+    tcase_add_loop_test(owner, from_thread_to_thread, 0, A_FEW);
     tcase_add_test(owner, a_queue_of_connections);
     suite_add_tcase(suite, owner);
     runner = srunner_create(suite);
