@@ -90,9 +90,10 @@ struct config {
     char *control_socket; /* default: "control.sock" beside socket */
     enum config_log log;
     char *log_file;
-    int log_level;           /* 0 errors, 1 warnings, 2 information, 3 debug */
-    unsigned max_handshakes; /* in flight, per cell */
-    unsigned max_channels;   /* worker connections per uid */
+    int log_level;            /* 0 errors, 1 warnings, 2 information, 3 debug */
+    unsigned max_handshakes;  /* in flight, per cell */
+    unsigned max_channels;    /* worker connections per uid */
+    unsigned sandbox_require; /* layers that are mandatory: enum sandbox_layer, or-ed */
     struct config_context *contexts;
     size_t context_count;
     unsigned cell_group_count; /* at least 1 */
