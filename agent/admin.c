@@ -17,7 +17,6 @@
 #include "agent/listen.h"
 #include "agent/log.h"
 #include "agent/roles.h"
-#include "sandbox/sandbox.h"
 
 static void
 end_session(struct admin_session *session)
@@ -42,7 +41,6 @@ put_agent(const struct admin *admin, void *body, size_t size)
     snprintf(message.configuration, sizeof(message.configuration), "%s", admin->config->file);
     message.uptime = (loop_now(admin->loop) - admin->started) / 1000;
     message.workers_denied = admin->greet->denied;
-    message.layers_required = admin->config->sandbox_require;
     message.kernel = admin->cells->kernel;
     for (unsigned group = 0; group < admin->config->cell_group_count; group++) {
         message.generation = admin->generations[group].generation;
@@ -59,7 +57,6 @@ put_supervisor(const struct admin *admin, void *body, size_t size)
 
     message.age = (loop_now(admin->loop) - admin->started) / 1000;
     message.pong.workers = admin->greet->worker_count;
-    message.layers = sandbox_in_force();
     return admin_put_process(&message, body, size);
 }
 
@@ -72,7 +69,6 @@ put_process(const struct admin *admin, const struct cell_process *process, void 
                                     .cell = (uint16_t)cell->number,
                                     .pid = (uint32_t)process->pid,
                                     .restarts = cell->restarts,
-                                    .layers = process->layers,
                                     .pong = process->pong};
 
     if (process->pid > 0)
@@ -166,6 +162,45 @@ admin_answered(struct admin *admin)
     }
 }
 
+/* ---- upgrade ---- */
+
+/* Say how it went, and hang up. */
+static void
+tell_upgrade(struct admin_session *session, const struct error *error)
+{
+    struct load_text message;
+    uint8_t body[ERROR_TEXT_MAX + 2];
+
+    if (error->text[0] == '\0') {
+        (void)channel_send(session->watch.fd, ADMIN_END, NULL, 0, NULL, 0);
+    } else {
+        memcpy(message.text, error->text, sizeof(message.text));
+        (void)channel_send(session->watch.fd, ADMIN_DENIED, body,
+                           load_put_text(&message, body, sizeof(body)), NULL, 0);
+    }
+    end_session(session);
+}
+
+static void
+begin_upgrade(struct admin_session *session)
+{
+    struct error error = {""};
+
+    session->state = ADMIN_UPGRADING;
+    loop_timer_set(session->admin->loop, &session->timer, ADMIN_UPGRADE_MS);
+    if (!session->admin->upgrade(session->admin->upgrade_data, &error))
+        tell_upgrade(session, &error);
+}
+
+void
+admin_upgrade_tried(struct admin *admin, const struct error *error)
+{
+    for (size_t i = 0; i < ADMIN_SESSIONS; i++) {
+        if (admin->sessions[i].state == ADMIN_UPGRADING)
+            tell_upgrade(&admin->sessions[i], error);
+    }
+}
+
 /* ---- sessions ---- */
 
 static void
@@ -210,6 +245,10 @@ session_ready(struct loop_watch *watch, uint32_t events)
     if (session->state != ADMIN_ASKED_NOTHING) {
         log_warning("control socket: a second request on one connection: closed");
         end_session(session);
+        return;
+    }
+    if (message.type == ADMIN_UPGRADE) {
+        begin_upgrade(session);
         return;
     }
     session->state = ADMIN_COLLECTING;

@@ -16,15 +16,17 @@
 #include "agent/load.h"
 #include "agent/loop.h"
 
-#define ADMIN_SESSIONS    4    /* at once; more are told to come back */
-#define ADMIN_PATIENCE_MS 5000 /* for a session from connect to its end */
-#define ADMIN_ANSWER_MS   500  /* for the roles' fresh numbers; then the last known are told */
+#define ADMIN_SESSIONS    4     /* at once; more are told to come back */
+#define ADMIN_PATIENCE_MS 5000  /* for a session from connect to its end */
+#define ADMIN_UPGRADE_MS  90000 /* for the trial of a new program: it loads every key */
+#define ADMIN_ANSWER_MS   500   /* for the roles' fresh numbers; then the last known are told */
 
 enum admin_state {
     ADMIN_FREE,
     ADMIN_ASKED_NOTHING,
     ADMIN_COLLECTING, /* PINGs are out */
     ADMIN_ANSWERING,
+    ADMIN_UPGRADING, /* a trial of the new program runs */
 };
 
 struct admin;
@@ -44,8 +46,10 @@ struct admin {
     struct cells *cells;
     const struct greet *greet;
     const struct load_result *generations;
-    uint64_t started; /* ms */
-    int spare;        /* for listen_accept() */
+    uint64_t started;                                 /* ms */
+    bool (*upgrade)(void *data, struct error *error); /* begin one; false: it cannot be */
+    void *upgrade_data;
+    int spare; /* for listen_accept() */
     struct admin_session sessions[ADMIN_SESSIONS];
 };
 
@@ -53,6 +57,9 @@ struct admin {
 void admin_init(struct admin *admin, int listener, struct loop *loop, const struct config *config,
                 struct cells *cells, const struct greet *greet,
                 const struct load_result *generations);
+
+/* The trial of the new program is over: well, or with an error. Tells those who asked for it. */
+void admin_upgrade_tried(struct admin *admin, const struct error *error);
 
 /* Every process has answered its last PING: those who wait for it get their answer. */
 void admin_answered(struct admin *admin);

@@ -53,6 +53,8 @@ add_counters(struct control_context_counters *sum, const struct control_context_
     sum->expired += more->expired;
     for (size_t i = 0; i < CONTROL_FAILURES; i++)
         sum->failed[i] += more->failed[i];
+    for (size_t i = 0; i < CONTROL_NOT_RESUMED; i++)
+        sum->not_resumed[i] += more->not_resumed[i];
 }
 
 void
@@ -189,6 +191,16 @@ refuse(struct cell_process *process, const char *what)
     return false;
 }
 
+static bool
+pass_tickets(struct cell_process *keeper)
+{
+    const struct cell *cell = keeper->cell;
+
+    return channel_send(keeper->watch.fd, CONTROL_TICKETS, NULL, 0,
+                        &cell->cells->generations[cell->group].tickets_fd, 1) == CHANNEL_OK ||
+           refuse(keeper, "does not take its ticket keys");
+}
+
 /* What a role gets once it has shown that it is of our build. */
 static bool
 hand_generation(struct cell_process *process)
@@ -203,7 +215,13 @@ hand_generation(struct cell_process *process)
     if (channel_send(process->watch.fd, keeper ? CONTROL_SECRET : CONTROL_PUBLIC, body, size,
                      keeper ? &parts->secret_fd : &parts->public_fd, 1) != CHANNEL_OK)
         return refuse(process, "does not take its generation");
-    for (size_t i = 0; i < cells->listener_count && !keeper; i++) {
+    if (keeper)
+        return pass_tickets(process);
+    if (cells->session_cache != -1 &&
+        channel_send_wait(process->watch.fd, CONTROL_SESSION_CACHE, NULL, 0, &cells->session_cache,
+                          1, CELLS_SILENCE_MS) != CHANNEL_OK)
+        return refuse(process, "does not take the session cache");
+    for (size_t i = 0; i < cells->listener_count; i++) {
         const struct listen_socket *listener = &cells->listeners[i];
         struct control_listener detail = {.context = (uint16_t)listener->context};
 
@@ -243,7 +261,6 @@ take_ready(struct cell_process *process, const struct channel_message *message)
         ready.generation != cells->generations[cell->group].generation)
         return refuse(process, "sent a wrong READY");
     process->ready = true;
-    process->layers = ready.layers;
     if (!cell->keeper.ready || !cell->handshaker.ready)
         return true;
     loop_timer_stop(cells->loop, &cell->timer);
@@ -288,6 +305,21 @@ take_counters(struct cell_process *process, const struct channel_message *messag
     return true;
 }
 
+/* The keeper has other ticket keys: its handshaker must ask for their names. */
+static bool
+take_tickets_taken(struct cell_process *process)
+{
+    struct cell *cell = process->cell;
+
+    if (!process->ready || process->role != CONTROL_KEEPER)
+        return refuse(process, "sent a word about ticket keys that nobody asked for");
+    if (!cell->handshaker.hello) /* it has not asked yet */
+        return true;
+    return channel_send(cell->handshaker.watch.fd, CONTROL_NEW_TICKETS, NULL, 0, NULL, 0) ==
+               CHANNEL_OK ||
+           refuse(&cell->handshaker, "does not listen");
+}
+
 static bool
 dispatch(struct cell_process *process, const struct channel_message *message)
 {
@@ -300,6 +332,8 @@ dispatch(struct cell_process *process, const struct channel_message *message)
         return take_pong(process, message);
     case CONTROL_CONTEXT_COUNTERS:
         return take_counters(process, message);
+    case CONTROL_TICKETS_TAKEN:
+        return take_tickets_taken(process);
     default:
         return refuse(process, "sent a message of an unknown type");
     }
@@ -349,13 +383,11 @@ start_process(struct cell_process *process, int control, int child_control, int 
                              .log_syslog = config->log == CONFIG_LOG_SYSLOG,
                              .uid = config->uid,
                              .gid = config->gid,
-                             .require = config->sandbox_require,
                              .cpu = cell->cpu,
                              .cell = cell->number,
                              .kernel = cell->cells->kernel};
 
     process->hello = process->ready = false;
-    process->layers = 0;
     process->ping = process->ponged = 0;
     process->unanswered_since = 0;
     memset(&process->pong, 0, sizeof(process->pong));
@@ -526,6 +558,7 @@ cells_init(struct cells *cells, struct loop *loop, const struct config *config,
     cells->listeners = listeners;
     cells->listener_count = listener_count;
     cells->hooks = *hooks;
+    cells->session_cache = -1;
     cells->count = config->cells * config->cell_group_count;
     cells->list = allocate(cells->count, sizeof(*cells->list));
     cells->dead = allocate(config->context_count, sizeof(*cells->dead));
@@ -573,6 +606,18 @@ cells_pass_worker(struct cell *cell, const struct control_worker *worker, int ch
     if (cell->state != CELL_UP)
         return CHANNEL_CLOSED;
     return channel_send(cell->handshaker.watch.fd, CONTROL_WORKER, body, size, &channel, 1);
+}
+
+void
+cells_pass_tickets(struct cells *cells, unsigned group)
+{
+    for (unsigned i = 0; i < cells->count; i++) {
+        struct cell *cell = &cells->list[i];
+
+        /* One that has not said hello yet gets the new one anyway. */
+        if (cell->group == group && cell->keeper.watch.fd != -1 && cell->keeper.hello)
+            (void)pass_tickets(&cell->keeper);
+    }
 }
 
 /* Reap what has ended. True if children are left. */

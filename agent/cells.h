@@ -44,7 +44,6 @@ struct cell_process {
     uint32_t ponged;           /* number of the last answer */
     uint64_t unanswered_since; /* ms; 0: nothing is unanswered */
     uint64_t started;          /* ms */
-    uint32_t layers;           /* of its sandbox, in force: what it said in READY */
     struct control_pong pong;  /* the last answer */
 };
 
@@ -77,6 +76,7 @@ struct cells {
     const struct load_result *generations; /* by group */
     const struct listen_socket *listeners;
     size_t listener_count;
+    int session_cache; /* -1: none; set after cells_init() */
     struct cells_hooks hooks;
     uint16_t kernel;   /* what kernel TLS can do here */
     struct cell *list; /* owned */
@@ -111,6 +111,9 @@ void cells_sum_counters(const struct cells *cells, unsigned context,
 /* Give the cell's handshaker a channel to a worker; the fd stays the caller's. */
 enum channel_result cells_pass_worker(struct cell *cell, const struct control_worker *worker,
                                       int channel);
+
+/* A cell group's page of ticket keys is another one now: give it to its keepers. */
+void cells_pass_tickets(struct cells *cells, unsigned group);
 
 /* End all: close every channel, then kill what is left after a moment. For the supervisor's end. */
 void cells_stop(struct cells *cells);

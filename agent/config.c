@@ -21,24 +21,31 @@
 #include <unistd.h>
 
 #include "agent/log.h"
+#include "agent/ticket_state.h"
 #include "protocol/control.h"
 #include "protocol/traffic.h"
-#include "sandbox/sandbox.h"
 
-#define CELLS_MAX          64
-#define HANDSHAKES_MAX     1000000
-#define CHANNELS_MAX       65535
-#define DEADLINE_MAX       300 /* seconds */
-#define TICKETS_MAX        8
-#define BACKLOG_MAX        4096
-#define LISTS_MAX          256  /* entries of users, groups, listen */
-#define ALPN_TOTAL_MAX     1024 /* bytes of all names together: the context must fit LOAD_BLOB_MAX */
-#define DEFAULT_USER       "tlsagent"
-#define DEFAULT_CHANNELS   256
-#define DEFAULT_HANDSHAKES 10000
-#define DEFAULT_DEADLINE   10
-#define DEFAULT_TICKETS    2
-#define DEFAULT_BACKLOG    128
+#define CELLS_MAX             64
+#define HANDSHAKES_MAX        1000000
+#define CHANNELS_MAX          65535
+#define DEADLINE_MAX          300 /* seconds */
+#define TICKETS_MAX           8
+#define BACKLOG_MAX           4096
+#define LISTS_MAX             256 /* entries of users, groups, listen */
+#define ALPN_TOTAL_MAX        1024 /* bytes of all names together: the context must fit LOAD_BLOB_MAX */
+#define DEFAULT_USER          "tlsagent"
+#define DEFAULT_CHANNELS      256
+#define DEFAULT_HANDSHAKES    10000
+#define DEFAULT_DEADLINE      10
+#define DEFAULT_TICKETS       2
+#define DEFAULT_BACKLOG       128
+#define DEFAULT_TICKET_PERIOD 10800 /* a new key every three hours */
+#define DEFAULT_TICKET_LIFE   43200 /* 12 hours */
+#define DEFAULT_SESSION_CACHE 20480
+#define TICKET_PERIOD_MAX     86400
+#define TICKET_LIFE_MAX       604800 /* RFC 8446 section 4.6.1: seven days */
+#define FLEET_PERIOD_MIN      60
+#define SESSION_CACHE_MAX     (1U << 20)
 
 /* ---- the options ---- */
 
@@ -68,6 +75,7 @@ static cfg_opt_t context_options[] = {
     CONFIG_ONE("prefer_rekey"),
     CONFIG_ONE("deadline"),
     CONFIG_ONE("tickets"),
+    CONFIG_ONE("tickets_tls12"),
     CONFIG_ONE("verify"),
     CONFIG_ONE("client_ca_file"),
     CONFIG_LIST("listen"),
@@ -78,9 +86,9 @@ static cfg_opt_t context_options[] = {
     CFG_END(),
 };
 
-static cfg_opt_t sandbox_options[] = {
+static cfg_opt_t fleet_options[] = {
     CONFIG_OPENED(),
-    CONFIG_LIST("require"),
+    CONFIG_ONE("secret_file"),
     CONFIG_INCLUDE(),
     CFG_END(),
 };
@@ -94,7 +102,10 @@ static cfg_opt_t options[] = {
     CONFIG_ONE("log_level"),
     CONFIG_ONE("max_handshakes"),
     CONFIG_ONE("max_channels"),
-    CFG_SEC("sandbox", sandbox_options, CFGF_NONE),
+    CONFIG_ONE("ticket_period"),
+    CONFIG_ONE("ticket_life"),
+    CONFIG_ONE("session_cache_size"),
+    CFG_SEC("fleet", fleet_options, CFGF_NONE),
     CONFIG_BLOCK("context", context_options),
     CONFIG_INCLUDE(),
     CFG_END(),
@@ -282,26 +293,6 @@ read_log(struct reader *reader, cfg_t *cfg)
     return value == NULL
                ? 0
                : config_value_word(value, "log_level", levels, &config->log_level, reader->error);
-}
-
-/* Layers of the sandbox that the agent must not start without. */
-static int
-read_sandbox(struct reader *reader, cfg_t *cfg)
-{
-    const struct config_value *value;
-    cfg_t *block = cfg_getsec(cfg, "sandbox");
-
-    for (size_t i = 0; (value = config_text_get_nth(block, "require", i)) != NULL; i++) {
-        unsigned layer = sandbox_layer_find(value->text);
-
-        if (layer == 0)
-            return FAIL(reader, value, "require",
-                        "there is no layer \"%s\"; known are namespaces, landlock, "
-                        "landlock_network, landlock_scopes, mdwe, speculation and memfd_secret",
-                        value->text);
-        reader->config->sandbox_require |= layer;
-    }
-    return 0;
 }
 
 /* ---- identities ---- */
@@ -522,6 +513,11 @@ read_tls(struct reader *reader, cfg_t *block)
     if (value != NULL && config_value_boolean(value, "prefer_server_ciphers",
                                               &context->prefer_server_ciphers, error) == -1)
         return -1;
+    context->tickets_tls12 = true;
+    value = config_text_get(block, "tickets_tls12");
+    if (value != NULL &&
+        config_value_boolean(value, "tickets_tls12", &context->tickets_tls12, error) == -1)
+        return -1;
     context->tickets = DEFAULT_TICKETS;
     return read_number(reader, block, "tickets", 0, TICKETS_MAX, &context->tickets);
 }
@@ -718,6 +714,41 @@ read_contexts(struct reader *reader, cfg_t *cfg)
     return 0;
 }
 
+/* How long sessions can be resumed, and with whom. */
+static int
+read_sessions(struct reader *reader, cfg_t *cfg)
+{
+    struct config *config = reader->config;
+    const struct config_value *life = config_text_get(cfg, "ticket_life");
+    const struct config_value *period = config_text_get(cfg, "ticket_period");
+    cfg_t *fleet = cfg_getsec(cfg, "fleet");
+    unsigned least;
+
+    config->ticket_period = DEFAULT_TICKET_PERIOD;
+    config->ticket_life = DEFAULT_TICKET_LIFE;
+    config->session_cache_size = DEFAULT_SESSION_CACHE;
+    if (read_number(reader, cfg, "ticket_period", 2, TICKET_PERIOD_MAX, &config->ticket_period) ==
+            -1 ||
+        read_number(reader, cfg, "ticket_life", 2, TICKET_LIFE_MAX, &config->ticket_life) == -1 ||
+        read_number(reader, cfg, "session_cache_size", 0, SESSION_CACHE_MAX,
+                    &config->session_cache_size) == -1 ||
+        read_file_path(reader, fleet, "secret_file", &config->fleet_secret_file) == -1)
+        return -1;
+    least = (config->ticket_life + TICKET_PERIODS_MAX - 1) / TICKET_PERIODS_MAX;
+    if (config->ticket_period < least)
+        return FAIL(reader, period != NULL ? period : life, "ticket_period",
+                    "%u seconds are too few for a ticket_life of %u; write at least %u",
+                    config->ticket_period, config->ticket_life, least);
+    if (config->ticket_life < config->ticket_period)
+        return FAIL(reader, life != NULL ? life : period, "ticket_life",
+                    "%u seconds are less than the ticket_period of %u; write more",
+                    config->ticket_life, config->ticket_period);
+    if (config->fleet_secret_file != NULL && config->ticket_period < FLEET_PERIOD_MIN)
+        return FAIL(reader, period, "ticket_period",
+                    "a fleet's hosts have clocks that differ; write at least %u", FLEET_PERIOD_MIN);
+    return 0;
+}
+
 static int
 read_all(struct reader *reader, cfg_t *cfg)
 {
@@ -726,11 +757,12 @@ read_all(struct reader *reader, cfg_t *cfg)
     config->max_handshakes = DEFAULT_HANDSHAKES;
     config->max_channels = DEFAULT_CHANNELS;
     if (read_user(reader, cfg) == -1 || read_sockets(reader, cfg) == -1 ||
-        read_log(reader, cfg) == -1 || read_sandbox(reader, cfg) == -1 ||
+        read_log(reader, cfg) == -1 ||
         read_number(reader, cfg, "cells", 0, CELLS_MAX, &config->cells) == -1 ||
         read_number(reader, cfg, "max_handshakes", 1, HANDSHAKES_MAX, &config->max_handshakes) ==
             -1 ||
-        read_number(reader, cfg, "max_channels", 1, CHANNELS_MAX, &config->max_channels) == -1)
+        read_number(reader, cfg, "max_channels", 1, CHANNELS_MAX, &config->max_channels) == -1 ||
+        read_sessions(reader, cfg) == -1)
         return -1;
     if (config->cells == 0)
         config->cells = count_cpus();
@@ -824,5 +856,6 @@ config_free(struct config *config)
     free(config->socket);
     free(config->control_socket);
     free(config->log_file);
+    free(config->fleet_secret_file);
     free(config);
 }

@@ -66,8 +66,9 @@ struct config_context {
     uint8_t forms;              /* enum service_form, or-ed */
     bool prefer_rekey;          /* records rather than a kernel that cannot change keys */
     unsigned deadline_ms;
-    unsigned tickets; /* TLS 1.3 tickets after a full handshake, 0 to 8; 0 also switches TLS 1.2
-                         tickets off */
+    unsigned tickets;   /* TLS 1.3 tickets after a full handshake, 0 to 8; 0 also switches TLS 1.2
+                           tickets off */
+    bool tickets_tls12; /* default true; false: TLS 1.2 clients resume by session id only */
     enum config_verify verify;
     char *client_ca_file; /* or NULL */
     uid_t *users;         /* who may use this context */
@@ -90,10 +91,13 @@ struct config {
     char *control_socket; /* default: "control.sock" beside socket */
     enum config_log log;
     char *log_file;
-    int log_level;            /* 0 errors, 1 warnings, 2 information, 3 debug */
-    unsigned max_handshakes;  /* in flight, per cell */
-    unsigned max_channels;    /* worker connections per uid */
-    unsigned sandbox_require; /* layers that are mandatory: enum sandbox_layer, or-ed */
+    int log_level;               /* 0 errors, 1 warnings, 2 information, 3 debug */
+    unsigned max_handshakes;     /* in flight, per cell */
+    unsigned max_channels;       /* worker connections per uid */
+    unsigned ticket_period;      /* seconds of one ticket key */
+    unsigned ticket_life;        /* seconds for which a session can be resumed */
+    unsigned session_cache_size; /* sessions of TLS 1.2 clients without tickets; 0: none */
+    char *fleet_secret_file;     /* or NULL: ticket keys are this host's own */
     struct config_context *contexts;
     size_t context_count;
     unsigned cell_group_count; /* at least 1 */

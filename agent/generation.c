@@ -116,7 +116,6 @@ read_public(struct generation_public *part, struct error *error)
     wire_reader_init(&reader, part->mapping, part->mapping_size);
     if (check_start(&reader, GENERATION_MAGIC_PUBLIC, "public", &part->generation, error) == -1)
         return -1;
-    wire_get_bytes(&reader, part->tag, sizeof(part->tag));
     key_count = wire_get_u32(&reader);
     part->context_count = wire_get_u16(&reader);
     part->identity_count = wire_get_u32(&reader);
@@ -189,10 +188,6 @@ read_secret(struct generation_secret *part, struct error *error)
     wire_reader_init(&reader, part->mapping, part->mapping_size);
     if (check_start(&reader, GENERATION_MAGIC_SECRET, "secret", &part->generation, error) == -1)
         return -1;
-    part->ticket_secret = reader.next;
-    if ((size_t)(reader.end - reader.next) < GENERATION_TICKET_SECRET)
-        return error_set(error, "secret part of the generation: cut off");
-    reader.next += GENERATION_TICKET_SECRET;
     part->key_count = wire_get_u32(&reader);
     if (reader.failed || part->key_count > GENERATION_KEYS_MAX ||
         part->key_count > (size_t)(reader.end - reader.next) / GENERATION_KEY_MIN)

@@ -4,10 +4,11 @@
  * A generation has two parts, each one memfd, made by one loader for one cell group:
  *
  *   public   contexts with their parameters, identities with certificate chains and SNI names,
- *            public keys (in the leaf certificates), client CAs; and a random tag per generation.
- *            Sealed, mapped read-only by handshakers.
- *   secret   private keys in DER (PKCS#8), in the order of their key numbers, and the ticket
- *            secret. memfd_secret where there is one, mapped only by keepers.
+ *            public keys (in the leaf certificates), client CAs. Sealed, mapped read-only by
+ *            handshakers.
+ *   secret   private keys in DER (PKCS#8), in the order of their key numbers. memfd_secret where
+ *            there is one, mapped only by keepers. Ticket keys outlive a generation and are
+ *            elsewhere (ticket_state.h).
  *
  * Both are byte streams in the codec of wire.h with a magic number, the generation's number and
  * the build id in front. A key number is an index into the secret part; an identity names
@@ -28,11 +29,9 @@
 #include "protocol/control.h"
 #include "protocol/error.h"
 
-#define GENERATION_TICKET_SECRET 32      /* bytes */
-#define GENERATION_TAG           16      /* bytes; public, differs per generation */
-#define GENERATION_NAMES_MAX     65535   /* bytes of all SNI names of an identity */
-#define GENERATION_CHAIN_MAX     1048576 /* bytes of a chain, and of a context's client CAs */
-#define GENERATION_PKCS8_MAX     8192    /* bytes of a private key (RSA-4096 needs 2,400) */
+#define GENERATION_NAMES_MAX 65535   /* bytes of all SNI names of an identity */
+#define GENERATION_CHAIN_MAX 1048576 /* bytes of a chain, and of a context's client CAs */
+#define GENERATION_PKCS8_MAX 8192    /* bytes of a private key (RSA-4096 needs 2,400) */
 
 enum generation_key_type {
     GENERATION_KEY_RSA = 1,
@@ -52,6 +51,9 @@ struct generation_context {
     uint8_t prefer_rekey;
     uint8_t verify; /* enum config_verify */
     uint8_t tickets;
+    uint8_t tickets_tls12;
+    uint8_t session_ids;  /* there is a cache for them */
+    uint32_t ticket_life; /* seconds */
     uint8_t prefer_server_ciphers;
     uint32_t deadline_ms;
     uint32_t backlog;
@@ -92,7 +94,6 @@ struct generation_public {
     const uint8_t *mapping;
     size_t mapping_size;
     uint32_t generation;
-    uint8_t tag[GENERATION_TAG];
     struct generation_context *contexts; /* owned */
     size_t context_count;
     struct generation_identity *identities; /* owned; grouped by context, in order */
@@ -117,7 +118,6 @@ struct generation_secret {
     uint8_t *mapping;
     size_t mapping_size;
     uint32_t generation;
-    const uint8_t *ticket_secret;  /* GENERATION_TICKET_SECRET bytes */
     struct generation_secret_key { /* owned array; DER points into the mapping */
         uint8_t type;              /* enum generation_key_type */
         const uint8_t *pkcs8;

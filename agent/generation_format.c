@@ -107,6 +107,9 @@ generation_put_context(const struct config *config, const struct config_context 
     wire_put_u8(&writer, context->prefer_rekey);
     wire_put_u8(&writer, (uint8_t)context->verify);
     wire_put_u8(&writer, (uint8_t)context->tickets);
+    wire_put_u8(&writer, context->tickets_tls12);
+    wire_put_u8(&writer, config->session_cache_size > 0);
+    wire_put_u32(&writer, config->ticket_life);
     wire_put_u8(&writer, context->prefer_server_ciphers);
     wire_put_u32(&writer, context->deadline_ms);
     wire_put_u32(&writer, context->backlog);
@@ -164,6 +167,9 @@ generation_get_context(struct generation_context *context, const uint8_t *blob, 
     context->prefer_rekey = wire_get_u8(&reader);
     context->verify = wire_get_u8(&reader);
     context->tickets = wire_get_u8(&reader);
+    context->tickets_tls12 = wire_get_u8(&reader);
+    context->session_ids = wire_get_u8(&reader);
+    context->ticket_life = wire_get_u32(&reader);
     context->prefer_server_ciphers = wire_get_u8(&reader);
     context->deadline_ms = wire_get_u32(&reader);
     context->backlog = wire_get_u32(&reader);
@@ -178,6 +184,7 @@ generation_get_context(struct generation_context *context, const uint8_t *blob, 
            context->index < CONTROL_CONTEXTS_MAX && check_version(context->min_version) &&
            check_version(context->max_version) && context->min_version <= context->max_version &&
            context->verify <= CONFIG_VERIFY_REQUIRED && context->tickets <= TICKETS_MAX &&
+           context->tickets_tls12 <= 1 && context->session_ids <= 1 &&
            context->prefer_server_ciphers <= 1 && context->prefer_rekey <= 1 &&
            check_alpn(context->alpn, context->alpn_size);
 }

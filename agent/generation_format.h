@@ -6,13 +6,12 @@
  *
  * Layout (integers big-endian; <n> is a byte string with an n-byte length):
  *
- *   public:  "TLSAPUB1", generation u32, build <1>, tag 16, key count u32, context count u16,
+ *   public:  "TLSAPUB1", generation u32, build <1>, key count u32, context count u16,
  *            identity count u32,
  *            contexts:   parameters <2>, client CAs <4>
  *            identities: context u16, key u32, key type u8, default u8, explicit names u16,
  *                        names <4>, chain <4>
- *   secret:  "TLSASEC1", generation u32, build <1>, ticket secret 32, key count u32,
- *            keys: type u8, PKCS#8 <2>
+ *   secret:  "TLSASEC1", generation u32, build <1>, key count u32, keys: type u8, PKCS#8 <2>
  */
 #ifndef AGENT_GENERATION_FORMAT_H
 #define AGENT_GENERATION_FORMAT_H

@@ -15,7 +15,6 @@
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
-#include <openssl/rand.h>
 
 #include "agent/roles.h"
 #include "protocol/wire.h"
@@ -373,31 +372,23 @@ int
 generation_write(struct generation_writer *writer, int public_fd, int secret_fd,
                  struct load_done *done, struct error *error)
 {
-    uint8_t header[HEADER_MAX], random[GENERATION_TICKET_SECRET];
+    uint8_t header[HEADER_MAX];
     struct wire_writer out;
     size_t size;
     int result;
 
-    if (RAND_priv_bytes(random, GENERATION_TICKET_SECRET) != 1)
-        return error_set(error, "internal error: libcrypto has no random numbers");
     wire_writer_init(&out, header, sizeof(header));
     put_start(&out, GENERATION_MAGIC_SECRET, writer->generation);
-    wire_put_bytes(&out, random, GENERATION_TICKET_SECRET);
     wire_put_u32(&out, writer->key_count);
     size = wire_size(&out);
     result = write_part(writer, secret_fd, "secret", header, size, writer->keys.total,
                         put_secret_body, error);
-    OPENSSL_cleanse(random, sizeof(random));
-    OPENSSL_cleanse(header, sizeof(header));
     if (result == -1)
         return -1;
     done->secret_size = size + writer->keys.total;
 
-    if (RAND_bytes(random, GENERATION_TAG) != 1)
-        return error_set(error, "internal error: libcrypto has no random numbers");
     wire_writer_init(&out, header, sizeof(header));
     put_start(&out, GENERATION_MAGIC_PUBLIC, writer->generation);
-    wire_put_bytes(&out, random, GENERATION_TAG);
     wire_put_u32(&out, writer->key_count);
     wire_put_u16(&out, (uint16_t)writer->context_count);
     wire_put_u32(&out, writer->identity_count);

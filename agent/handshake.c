@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "agent/log.h"
+#include "agent/sessions.h"
 #include "protocol/kernel_tls.h"
 
 #define NO_ALERT 255
@@ -51,6 +52,7 @@ choose(SSL *ssl, const char *sni)
         log_error("%s", error.text[0] != '\0' ? error.text : "out of memory for a handshake");
         return false;
     }
+    proxyticket_count_into(ssl, cell->contexts[handshake->context].counters.not_resumed);
     return true;
 }
 
@@ -159,20 +161,19 @@ static bool
 take_chain(struct handshake *handshake)
 {
     X509 *leaf = SSL_get0_peer_certificate(handshake->ssl);
-    STACK_OF(X509) *others = SSL_get_peer_cert_chain(handshake->ssl); /* without the leaf */
-    bool fits;
+    size_t others;
 
     if (leaf == NULL)
         return true;
     handshake->chain = malloc(SERVICE_CHAIN_MAX);
     if (handshake->chain == NULL)
         return false;
-    fits = append_certificate(handshake->chain, &handshake->chain_size, leaf);
-    for (int i = 0; fits && i < sk_X509_num(others); i++)
-        fits =
-            i + 1 < SERVICE_CHAIN_LENGTH &&
-            append_certificate(handshake->chain, &handshake->chain_size, sk_X509_value(others, i));
-    return fits;
+    if (!append_certificate(handshake->chain, &handshake->chain_size, leaf) ||
+        !sessions_peer_chain(handshake->ssl, handshake->chain + handshake->chain_size,
+                             SERVICE_CHAIN_MAX - handshake->chain_size, &others))
+        return false;
+    handshake->chain_size += others;
+    return true;
 }
 
 static void
@@ -215,18 +216,15 @@ void
 handshake_run(struct handshake *handshake)
 {
     uint32_t wanted = 0;
-    int result = 1, flushed;
+    int result;
 
     ERR_clear_error();
-    export_resume(handshake->ssl, &handshake->collected);
-    if (!SSL_is_init_finished(handshake->ssl))
-        result = SSL_accept(handshake->ssl);
-    flushed = transport_flush(&handshake->transport);
-    if (result == 1 && flushed == 0) {
+    result = SSL_accept(handshake->ssl);
+    if (result == 1) {
         finish(handshake);
         return;
     }
-    switch (result == 1 ? SSL_ERROR_WANT_WRITE : SSL_get_error(handshake->ssl, result)) {
+    switch (SSL_get_error(handshake->ssl, result)) {
     case SSL_ERROR_WANT_READ:
         wanted = EPOLLIN;
         break;
@@ -237,12 +235,6 @@ handshake_run(struct handshake *handshake)
         fail_by_ssl(handshake);
         return;
     }
-    if (flushed == -1 && handshake->transport.closed) {
-        fail_by_ssl(handshake);
-        return;
-    }
-    if (flushed == -1)
-        wanted |= EPOLLOUT;
     if (loop_watch_set(handshake->cell->loop, &handshake->watch, wanted) == -1)
         fail(handshake, SERVICE_INTERNAL, -1, "the agent cannot watch the socket");
 }

@@ -27,6 +27,7 @@
 #include "agent/proxykey.h"
 #include "agent/proxyticket.h"
 #include "agent/roles.h"
+#include "agent/sessions.h"
 #include "agent/workers.h"
 #include "protocol/control.h"
 #include "sandbox/sandbox.h"
@@ -104,6 +105,19 @@ context_position(const struct cell *cell, uint16_t index)
     log_die("the supervisor names context %u, which is not in the generation", index);
 }
 
+/* Without it TLS 1.2 clients without tickets do full handshakes: no reason to end. */
+static void
+use_session_cache(int fd)
+{
+    struct error error = {""};
+    struct session_cache *cache = session_cache_map(fd, &error);
+
+    close(fd);
+    if (cache == NULL)
+        log_warning("%s", error.text);
+    sessions_use_cache(cache);
+}
+
 static void
 obey(struct handshaker *handshaker, struct channel_message *message)
 {
@@ -113,6 +127,7 @@ obey(struct handshaker *handshaker, struct channel_message *message)
         struct control_worker worker;
     } m;
     struct cell *cell = &handshaker->cell;
+    struct error error = {""};
     bool understood = false;
 
     switch ((enum control_type)message->type) {
@@ -126,6 +141,15 @@ obey(struct handshaker *handshaker, struct channel_message *message)
         if (understood)
             acceptor_add_listener(cell, context_position(cell, m.listener.context),
                                   channel_take_fd(message, 0));
+        break;
+    case CONTROL_NEW_TICKETS:
+        understood = true;
+        if (proxyticket_refresh(cell->tickets, &error) == -1)
+            log_die("%s", error.text);
+        break;
+    case CONTROL_SESSION_CACHE:
+        understood = true;
+        use_session_cache(channel_take_fd(message, 0));
         break;
     case CONTROL_WORKER:
         understood = control_get_worker(&m.worker, message->body, message->size);
@@ -213,7 +237,7 @@ handshaker_main(const struct role_args *args)
     part = receive_generation(&handshaker);
     keeper = keycall_open(ROLE_FD_PEER, START_DEADLINE_MS, &error);
     if (keeper == NULL || proxykey_load(&error) == -1 ||
-        (cell->tickets = proxyticket_new(keeper, part->tag, &error)) == NULL ||
+        (cell->tickets = proxyticket_new(keeper, &error)) == NULL ||
         (cell->identities = identity_table_new(part, keeper, &handshake_hooks, &error)) == NULL)
         log_die("%s", error.text);
     cell->contexts = calloc(part->context_count, sizeof(*cell->contexts));
@@ -231,7 +255,6 @@ handshaker_main(const struct role_args *args)
         log_die("%s", error.text);
     set_limits(cell);
     ready.generation = handshaker.generation;
-    ready.layers = sandbox_in_force();
     send_control(CONTROL_READY, body, control_put_ready(&ready, body, sizeof(body)));
     loop_run(cell->loop);
 }

@@ -35,9 +35,6 @@
 /* A handshaker that does not take its answer for so long is dead or hostile. */
 #define ANSWER_WAIT_MS 2000
 
-#define LINGER_MS  20  /* the next request is waited for so long before we sleep on both channels */
-#define CONTROL_MS 100 /* under load the supervisor waits so long at most */
-
 /* Memory for libcrypto: what it needs itself (measured: 0.6 MiB), and per parsed key with the
  * contexts of all its schemes (measured: RSA-4096 18 KiB, RSA-2048 and P-256 3 KiB). */
 #define MEMORY_BASE    ((size_t)2 << 20)
@@ -46,6 +43,7 @@
 struct keeper {
     struct generation_secret *secret;
     struct keyring *keyring;
+    struct ticket_state *ticket_state;
     struct ticket_box *tickets;
     struct control_pong totals;
     uint8_t in[CHANNEL_BUFFER_SIZE];
@@ -131,22 +129,14 @@ now(void)
     return (uint64_t)time(NULL);
 }
 
-static uint64_t
-milliseconds(void)
-{
-    struct timespec time;
-
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
-    return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
-}
-
 /* ---- requests of the handshaker ---- */
 
 /* Handlers return 0 and a result, or a refusal; they set *number. A body that does not decode does
  * not return. */
 typedef int handler(const struct channel_message *message, uint32_t *number, size_t *size);
 
-static void __attribute__((noreturn)) malformed(const char *what)
+static void
+malformed(const char *what)
 {
     log_die("the handshaker sent a malformed request (%s); this cell ends", what);
 }
@@ -207,6 +197,18 @@ do_open_ticket(const struct channel_message *message, uint32_t *number, size_t *
     return refusal;
 }
 
+static int
+do_filters(const struct channel_message *message, uint32_t *number, size_t *size)
+{
+    struct keyops_filters request;
+
+    if (!keyops_get_filters(&request, message->body, message->size))
+        malformed("filters");
+    *number = request.number;
+    ticket_filters(keeper.tickets, keeper.result, size);
+    return 0;
+}
+
 /* What may be asked. secret: request and result hold a session and are wiped. */
 static const struct {
     uint16_t type;
@@ -217,6 +219,7 @@ static const struct {
     {KEYOPS_SIGN_TLS12_SERVER, do_sign_tls12_server, false},
     {KEYOPS_SEAL_TICKET, do_seal_ticket, true},
     {KEYOPS_OPEN_TICKET, do_open_ticket, true},
+    {KEYOPS_FILTERS, do_filters, false},
 };
 
 /* A refused ticket is everyday life. Anything else refused is a bug or a break-in: say so, but
@@ -227,7 +230,8 @@ note_refusal(int refusal, uint16_t type)
     static uint64_t alarms;
 
     keeper.totals.refusals++;
-    if (refusal == KEYOPS_BAD_TICKET)
+    if (refusal == KEYOPS_BAD_TICKET || refusal == KEYOPS_OLD_TICKET ||
+        refusal == KEYOPS_FUTURE_TICKET)
         return;
     alarms++;
     if ((alarms & (alarms - 1)) == 0)
@@ -281,20 +285,19 @@ serve_request(const struct channel_message *message)
     log_bug("a request passed the table of rules that has no handler: type %u", message->type);
 }
 
-/* Serve one request; waits for it a short while (LINGER_MS). Returns false if none came. */
-static bool
+static void
 receive_request(void)
 {
     struct channel_message message;
     struct error error = {""};
 
-    switch (channel_receive_timed(ROLE_FD_PEER, keyops_keeper_rules, keyops_keeper_rule_count,
-                                  keeper.in, sizeof(keeper.in), &message, &error)) {
+    switch (channel_receive(ROLE_FD_PEER, keyops_keeper_rules, keyops_keeper_rule_count, keeper.in,
+                            sizeof(keeper.in), &message, &error)) {
     case CHANNEL_OK:
         serve_request(&message);
-        return true;
+        return;
     case CHANNEL_AGAIN:
-        return false;
+        return;
     case CHANNEL_CLOSED:
         log_debug("the handshaker is gone");
         exit(0);
@@ -308,8 +311,7 @@ receive_request(void)
 static void
 send_control(uint16_t type, const void *body, size_t size)
 {
-    if (size == 0 ||
-        channel_send_wait(ROLE_FD_CONTROL, type, body, size, NULL, 0, ANSWER_WAIT_MS) != CHANNEL_OK)
+    if (channel_send_wait(ROLE_FD_CONTROL, type, body, size, NULL, 0, ANSWER_WAIT_MS) != CHANNEL_OK)
         exit(0); /* it is gone, or it has given us up */
 }
 
@@ -321,6 +323,7 @@ send_pong(const struct channel_message *message)
 
     if (!control_get_ping(&ping, message->body, message->size))
         log_bug("the supervisor's ping is malformed");
+    ticket_tick(keeper.tickets);
     keeper.totals.number = ping.number;
     send_control(CONTROL_PONG, body, control_put_pong(&keeper.totals, body, sizeof(body)));
 }
@@ -345,6 +348,30 @@ map_secret(struct channel_message *message)
                 generation.generation);
 }
 
+/* The page of ticket keys, the first one or (a fleet's secret was replaced) one more. */
+static void
+map_tickets(struct channel_message *message)
+{
+    struct error error = {""};
+    int fd = channel_take_fd(message, 0);
+    struct ticket_state *state = ticket_state_map(fd, &error);
+    struct ticket_box *box = NULL;
+
+    close(fd);
+    if (state == NULL)
+        log_die("%s", error.text);
+    if (keeper.tickets != NULL) {
+        box = ticket_box_new(state, now, &error);
+        if (box == NULL)
+            log_die("%s", error.text);
+        ticket_box_free(keeper.tickets);
+        ticket_state_unmap(keeper.ticket_state);
+        keeper.tickets = box;
+        send_control(CONTROL_TICKETS_TAKEN, "", 0);
+    }
+    keeper.ticket_state = state;
+}
+
 /* One message of the supervisor, waited for at most wait_ms (-1: for ever). */
 static void
 receive_control(int wait_ms)
@@ -366,6 +393,8 @@ receive_control(int wait_ms)
     }
     if (message.type == CONTROL_PING)
         send_pong(&message);
+    else if (message.type == CONTROL_TICKETS)
+        map_tickets(&message);
     else
         map_secret(&message);
     channel_message_clear(&message);
@@ -386,8 +415,7 @@ say_hello(void)
 static void
 say_ready(void)
 {
-    struct control_ready ready = {.generation = keeper.secret->generation,
-                                  .layers = sandbox_in_force()};
+    struct control_ready ready = {.generation = keeper.secret->generation};
     struct keyops_hello hello = {""};
     uint8_t body[128];
 
@@ -428,7 +456,7 @@ prepare(void)
     keeper.keyring = keyring_new(keeper.secret, cached, &error);
     if (keeper.keyring == NULL)
         log_die("%s", error.text);
-    keeper.tickets = ticket_box_new(keeper.secret->ticket_secret, now, &error);
+    keeper.tickets = ticket_box_new(keeper.ticket_state, now, &error);
     if (keeper.tickets == NULL)
         log_die("%s", error.text);
     if (keyring_self_test(keeper.keyring, &error) == -1)
@@ -438,45 +466,31 @@ prepare(void)
     ERR_clear_error();
 }
 
-/* Wait for a message on either channel. While requests come one after the other only their channel
- * is read, one system call each; the supervisor's has its turn every CONTROL_MS at the latest. */
-static void
-wait_and_serve(void)
-{
-    struct pollfd fds[2] = {{.fd = ROLE_FD_PEER, .events = POLLIN},
-                            {.fd = ROLE_FD_CONTROL, .events = POLLIN}};
-    uint64_t until;
-
-    if (poll(fds, 2, -1) == -1) {
-        if (errno == EINTR)
-            return;
-        log_die("poll: %s", strerror(errno));
-    }
-    if (fds[1].revents != 0)
-        receive_control(0);
-    if (fds[0].revents == 0)
-        return;
-    until = milliseconds() + CONTROL_MS;
-    while (receive_request() && milliseconds() < until)
-        continue;
-}
-
 void
 keeper_main(const struct role_args *args)
 {
+    struct pollfd fds[2] = {{.fd = ROLE_FD_PEER, .events = POLLIN},
+                            {.fd = ROLE_FD_CONTROL, .events = POLLIN}};
     struct error error = {""};
     pid_t parent = getppid();
 
     log_init(args->name, (enum log_level)args->log_level, args->log_syslog);
     say_hello();
-    while (keeper.secret == NULL)
+    while (keeper.secret == NULL || keeper.ticket_state == NULL)
         receive_control(-1);
     prepare();
-    if (channel_set_timeout(ROLE_FD_PEER, LINGER_MS) == -1)
-        log_die("channel to the handshaker: %s", strerror(errno));
     if (sandbox_enter(SANDBOX_KEEPER, args->uid, args->gid, parent, &error) == -1)
         log_die("%s", error.text);
     say_ready();
-    for (;;)
-        wait_and_serve();
+    for (;;) {
+        if (poll(fds, 2, -1) == -1) {
+            if (errno == EINTR)
+                continue;
+            log_die("poll: %s", strerror(errno));
+        }
+        if (fds[0].revents != 0)
+            receive_request();
+        if (fds[1].revents != 0)
+            receive_control(0);
+    }
 }

@@ -26,6 +26,8 @@ static const char *const refusals[] = {
     [KEYOPS_BAD_TICKET] = "ticket is not ours, too old, or for another scope",
     [KEYOPS_INTERNAL] = "libcrypto failed in the keeper",
     [KEYOPS_TOO_OFTEN] = "too many tickets in a second",
+    [KEYOPS_OLD_TICKET] = "ticket is too old",
+    [KEYOPS_FUTURE_TICKET] = "ticket is from the future",
 };
 
 struct keycall *
@@ -65,10 +67,6 @@ keycall_open(int fd, int wait_ms, struct error *error)
         error_printable(build, sizeof(build), hello.build, strlen(hello.build));
         error_set(error, "keeper: is of build %s, we are %s; restart the agent", build,
                   role_build_id);
-        goto fail;
-    }
-    if (channel_set_timeout(fd, KEYCALL_DEADLINE_MS) == -1) {
-        error_set(error, "keeper: the channel cannot be given a deadline");
         goto fail;
     }
     return keeper;
@@ -126,8 +124,9 @@ call(struct keycall *keeper, uint16_t type, size_t request_size, uint8_t *result
     default:
         log_die("the keeper takes no requests; this cell ends");
     }
-    switch (channel_receive_timed(keeper->fd, keyops_handshaker_rules, keyops_handshaker_rule_count,
-                                  keeper->answer, sizeof(keeper->answer), &message, &error)) {
+    switch (channel_receive_wait(keeper->fd, keyops_handshaker_rules, keyops_handshaker_rule_count,
+                                 keeper->answer, sizeof(keeper->answer), &message, &error,
+                                 KEYCALL_DEADLINE_MS)) {
     case CHANNEL_OK:
         break;
     case CHANNEL_AGAIN:
@@ -199,4 +198,18 @@ keycall_ticket(struct keycall *keeper, uint16_t type, struct keyops_ticket *requ
     if (type == KEYOPS_SEAL_TICKET)
         OPENSSL_cleanse(keeper->request, request_size);
     return reason;
+}
+
+size_t
+keycall_filters(struct keycall *keeper, uint8_t filters[KEYOPS_FILTERS_MAX][KEYOPS_FILTER_SIZE])
+{
+    struct keyops_filters request = {.number = ++keeper->number};
+    size_t request_size = keyops_put_filters(&request, keeper->request, sizeof(keeper->request));
+    size_t size;
+
+    if (call(keeper, KEYOPS_FILTERS, request_size, filters[0],
+             (size_t)KEYOPS_FILTERS_MAX * KEYOPS_FILTER_SIZE, &size) != 0 ||
+        size % KEYOPS_FILTER_SIZE != 0)
+        return 0;
+    return size / KEYOPS_FILTER_SIZE;
 }

@@ -44,6 +44,10 @@ int keycall_sign_tls12_server(struct keycall *keeper, struct keyops_sign_tls12_s
 int keycall_ticket(struct keycall *keeper, uint16_t type, struct keyops_ticket *request,
                    uint8_t *result, size_t room, size_t *size);
 
+/* KEYOPS_FILTERS_MAX filters at most; returns how many, 0 if refused. */
+size_t keycall_filters(struct keycall *keeper,
+                       uint8_t filters[KEYOPS_FILTERS_MAX][KEYOPS_FILTER_SIZE]);
+
 void keycall_count(const struct keycall *keeper, struct keycall_counters *counters);
 
 /* A refusal in words, for logs. */

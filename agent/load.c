@@ -257,27 +257,80 @@ send_context(struct run *run, const struct config *config, size_t index, struct 
     return 0;
 }
 
-/* The whole conversation. */
+/* A memory file for secrets: what is in it is never on disk. */
 static int
-converse(struct run *run, const struct config *config, unsigned group, struct load_result *result,
-         struct error *error)
+make_secret_file(const char *name, struct error *error)
 {
-    struct load_begin begin = {.generation = result->generation};
-    const int parts[2] = {result->public_fd, result->secret_fd};
+    int fd = (int)syscall(SYS_memfd_secret, O_CLOEXEC);
+
+    if (fd == -1) {
+        log_info("memfd_secret: %s: keys are kept in ordinary memory, which root can read",
+                 strerror(errno));
+        fd = memfd_create(name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
+        if (fd == -1 && errno == EINVAL)
+            fd = memfd_create(name, MFD_CLOEXEC);
+    }
+    return fd != -1 ? fd : error_set(error, "memfd_create: %s", strerror(errno));
+}
+
+/* The empty parts. */
+static int
+make_parts(struct load_result *result, struct error *error)
+{
+    static const char public_name[] = "tlsagent-public";
+
+    result->public_fd =
+        memfd_create(public_name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    if (result->public_fd == -1 && errno == EINVAL)
+        result->public_fd = memfd_create(public_name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (result->public_fd == -1)
+        return error_set(error, "memfd_create: %s", strerror(errno));
+    result->secret_fd = make_secret_file("tlsagent-secret", error);
+    return result->secret_fd != -1 ? 0 : -1;
+}
+
+/* What a run of the loader is for: a generation, or a page of ticket keys. */
+struct task {
+    const struct config *config;
+    unsigned group;
+    int (*converse)(struct run *run, const struct task *task, struct error *error);
+    struct load_result *result; /* a generation */
+    int page, old;              /* ticket keys */
+};
+
+/* Its first message. */
+static int
+greet_loader(struct run *run, struct error *error)
+{
     struct channel_message message;
     struct control_hello hello;
-    uint8_t body[16];
 
     if (expect(run, LOAD_HELLO, &message, error) == -1)
         return -1;
     if (!control_get_hello(&hello, message.body, message.size) || hello.role != CONTROL_LOADER ||
         strcmp(hello.build, role_build_id) != 0)
         return error_set(error, "the loader is of another build than the supervisor");
-    if (tell(run, LOAD_BEGIN, body, load_put_begin(&begin, body, sizeof(body)), parts, 2, error) ==
-        -1)
+    return 0;
+}
+
+/* The whole conversation about a generation. */
+static int
+load_generation(struct run *run, const struct task *task, struct error *error)
+{
+    const struct config *config = task->config;
+    struct load_result *result = task->result;
+    struct load_begin begin = {.generation = result->generation};
+    const int parts[2] = {result->public_fd, result->secret_fd};
+    struct channel_message message;
+    uint8_t body[16];
+
+    if (greet_loader(run, error) == -1 ||
+        tell(run, LOAD_BEGIN, body, load_put_begin(&begin, body, sizeof(body)), parts, 2, error) ==
+            -1)
         return -1;
     for (size_t i = 0; i < config->context_count; i++) {
-        if (config->contexts[i].cell_group == group && send_context(run, config, i, error) == -1)
+        if (config->contexts[i].cell_group == task->group &&
+            send_context(run, config, i, error) == -1)
             return -1;
     }
     if (tell(run, LOAD_END, NULL, 0, NULL, 0, error) == -1 ||
@@ -288,48 +341,51 @@ converse(struct run *run, const struct config *config, unsigned group, struct lo
     return 0;
 }
 
-/* The empty parts. */
+/* The whole conversation about ticket keys. */
 static int
-make_parts(struct load_result *result, struct error *error)
+make_tickets(struct run *run, const struct task *task, struct error *error)
 {
-    static const char public_name[] = "tlsagent-public";
-    static const char secret_name[] = "tlsagent-secret";
+    const struct config *config = task->config;
+    struct load_tickets request = {.period = config->ticket_period, .life = config->ticket_life};
+    int fds[3] = {task->page, task->old, task->old};
+    uint8_t body[16 + SERVICE_NAME_MAX];
+    struct channel_message message;
+    enum channel_result sent;
 
-    result->public_fd =
-        memfd_create(public_name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
-    if (result->public_fd == -1 && errno == EINVAL)
-        result->public_fd = memfd_create(public_name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (result->public_fd == -1)
-        return error_set(error, "memfd_create: %s", strerror(errno));
-    result->secret_fd = (int)syscall(SYS_memfd_secret, O_CLOEXEC);
-    if (result->secret_fd == -1) {
-        log_info("memfd_secret: %s: keys are kept in ordinary memory, which root can read",
-                 strerror(errno));
-        result->secret_fd = memfd_create(secret_name, MFD_CLOEXEC | MFD_NOEXEC_SEAL);
-        if (result->secret_fd == -1 && errno == EINVAL)
-            result->secret_fd = memfd_create(secret_name, MFD_CLOEXEC);
+    if (greet_loader(run, error) == -1)
+        return -1;
+    snprintf(request.group, sizeof(request.group), "%s", load_group_name(config, task->group));
+    if (config->fleet_secret_file != NULL) {
+        request.fleet = 1;
+        fds[2] = open_file(config->fleet_secret_file, "secret_file", "fleet", error);
+        if (fds[2] == -1)
+            return -1;
     }
-    if (result->secret_fd == -1)
-        return error_set(error, "memfd_create: %s", strerror(errno));
-    return 0;
+    sent =
+        channel_send_wait(run->channel, LOAD_TICKETS, body,
+                          load_put_tickets(&request, body, sizeof(body)), fds, 3, time_left(run));
+    if (request.fleet != 0)
+        close(fds[2]);
+    if (sent == CHANNEL_FAILED || sent == CHANNEL_AGAIN)
+        return error_set(error, "cannot send to the loader: %s", strerror(errno));
+    return expect(run, LOAD_DONE, &message, error);
 }
 
 /* Start the loader, talk to it, see it end well. */
 static int
-run_loader(const struct config *config, unsigned group, struct load_result *result,
-           struct error *error)
+run_loader(const struct task *task, struct error *error)
 {
+    const struct config *config = task->config;
     static struct run run;
     struct role_args args = {.log_level = config->log_level,
                              .log_syslog = config->log == CONFIG_LOG_SYSLOG,
                              .uid = config->uid,
                              .gid = config->gid,
-                             .require = config->sandbox_require,
                              .cpu = -1};
     int pair[2];
     int status, outcome;
 
-    snprintf(args.name, sizeof(args.name), "loader %u", group);
+    snprintf(args.name, sizeof(args.name), "loader %u", task->group);
     run.deadline = now_ms() + LOAD_DEADLINE_S * 1000;
     if (channel_pair(pair) == -1)
         return error_set(error, "socketpair: %s", strerror(errno));
@@ -340,7 +396,7 @@ run_loader(const struct config *config, unsigned group, struct load_result *resu
         close(pair[0]);
         return -1;
     }
-    outcome = converse(&run, config, group, result, error);
+    outcome = task->converse(&run, task, error);
     if (outcome == -1 && run.pid != -1)
         kill(run.pid, SIGKILL);
     close(run.channel);
@@ -356,12 +412,46 @@ int
 load_group(const struct config *config, unsigned group, uint32_t generation,
            struct load_result *result, struct error *error)
 {
-    *result = (struct load_result){.generation = generation, .public_fd = -1, .secret_fd = -1};
-    if (make_parts(result, error) == 0 && run_loader(config, group, result, error) == 0 &&
+    struct task task = {
+        .config = config, .group = group, .converse = load_generation, .result = result};
+
+    *result = (struct load_result){
+        .generation = generation, .public_fd = -1, .secret_fd = -1, .tickets_fd = -1};
+    if (make_parts(result, error) == 0 && run_loader(&task, error) == 0 &&
         generation_seal(result->public_fd, error) == 0)
         return 0;
     load_result_clear(result);
     return -1;
+}
+
+const char *
+load_group_name(const struct config *config, unsigned group)
+{
+    for (size_t i = 0; i < config->context_count && group != 0; i++) {
+        if (config->contexts[i].cell_group == group)
+            return config->contexts[i].name;
+    }
+    return ""; /* the shared cells; no context has this name */
+}
+
+int
+load_tickets(const struct config *config, unsigned group, int old_fd, struct error *error)
+{
+    struct task task = {.config = config, .group = group, .converse = make_tickets, .old = old_fd};
+    int nothing = -1, result = -1;
+
+    task.page = make_secret_file("tlsagent-tickets", error);
+    if (old_fd == -1)
+        task.old = nothing = memfd_create("tlsagent-nothing", MFD_CLOEXEC);
+    if (task.page != -1 && task.old != -1)
+        result = run_loader(&task, error);
+    if (nothing != -1)
+        close(nothing);
+    if (result == 0)
+        return task.page;
+    if (task.page != -1)
+        close(task.page);
+    return error_set(error, "no ticket keys: out of memory files");
 }
 
 void
@@ -371,5 +461,7 @@ load_result_clear(struct load_result *result)
         close(result->public_fd);
     if (result->secret_fd != -1)
         close(result->secret_fd);
-    result->public_fd = result->secret_fd = -1;
+    if (result->tickets_fd != -1)
+        close(result->tickets_fd);
+    result->public_fd = result->secret_fd = result->tickets_fd = -1;
 }

@@ -27,6 +27,7 @@
 #include "agent/generation.h"
 #include "agent/log.h"
 #include "protocol/channel.h"
+#include "agent/ticket_state.h"
 #include "protocol/control.h"
 #include "sandbox/sandbox.h"
 
@@ -377,6 +378,49 @@ handle_end(struct loader *loader, struct channel_message *message, struct error 
     _exit(0);
 }
 
+/* The page of ticket keys: nothing else is loaded in such a run. */
+static int
+handle_tickets(struct loader *loader, struct channel_message *message, struct error *error)
+{
+    struct ticket_plan plan = {.now = (uint64_t)time(NULL)};
+    struct load_done done = {0};
+    struct load_tickets request;
+    struct pending_file secret = {.path = "secret_file"};
+    uint8_t body[64];
+    int page, old, fd, result = 0;
+
+    if (!load_get_tickets(&request, message->body, message->size))
+        return malformed("a malformed TICKETS", error);
+    page = channel_take_fd(message, 0);
+    old = channel_take_fd(message, 1);
+    fd = channel_take_fd(message, 2);
+    plan.period = request.period;
+    plan.life = request.life;
+    plan.group = request.group;
+    if (request.fleet != 0) {
+        result = read_file(&secret, fd, error);
+        if (result == 0 && secret.data[secret.size - 1] == '\n')
+            secret.size--; /* editors end a file with one, programs do not */
+        plan.fleet = secret.data;
+        plan.fleet_size = secret.size;
+        if (result == 0 && (secret.size < TICKET_FLEET_MIN || secret.size > TICKET_FLEET_MAX))
+            result = error_set(error,
+                               "secret_file: has %zu bytes; a secret has %d to %d (openssl rand "
+                               "-hex 32)",
+                               secret.size, TICKET_FLEET_MIN, TICKET_FLEET_MAX);
+    }
+    if (result == 0)
+        result = ticket_state_make(page, old, &plan, error);
+    clear_file(&secret);
+    close(page);
+    close(old);
+    close(fd);
+    if (result == -1)
+        return -1;
+    send_to_supervisor(loader, LOAD_DONE, body, load_put_done(&done, body, sizeof(body)));
+    _exit(0);
+}
+
 /* What may be said when. */
 static const struct {
     enum load_type type;
@@ -385,7 +429,7 @@ static const struct {
 } handlers[] = {
     {LOAD_BEGIN, false, handle_begin}, {LOAD_CONTEXT, true, handle_context},
     {LOAD_FILE, true, handle_file},    {LOAD_IDENTITY, true, handle_identity},
-    {LOAD_END, true, handle_end},
+    {LOAD_END, true, handle_end},      {LOAD_TICKETS, false, handle_tickets},
 };
 
 static int

@@ -30,24 +30,28 @@
 #define BLOCK_SIZE    16
 #define IV_SIZE       16
 #define TAG_SIZE      16
-#define KEY_NAME_SIZE 16
-#define FILTER_SIZE   32
+#define KEY_NAME_SIZE KEYOPS_KEY_NAME_SIZE
+#define FILTER_SIZE   KEYOPS_HMAC_SIZE
 
 /* Our own parameter: the struct binding of the connection, by address. In-process only. */
 #define PARAM_BINDING "tlsagent-binding"
 
 struct proxyticket {
     struct keycall *keeper; /* not owned */
-    uint8_t key_name[KEY_NAME_SIZE];
-    uint8_t filter[FILTER_SIZE]; /* key of the HMAC */
+    size_t filter_count;
+    uint8_t filters[KEYOPS_FILTERS_MAX][KEYOPS_FILTER_SIZE]; /* key name, key of the HMAC */
 };
 
 /* One per connection, in its ex_data. */
 struct binding {
     struct proxyticket *tickets; /* not owned */
     uint8_t scope[KEYOPS_SCOPE_SIZE];
+    uint64_t *not_resumed; /* not owned; NULL: nobody counts */
     unsigned opens;
     bool renew;
+    bool known_name; /* of the ticket that is being looked at */
+    bool too_many;
+    int refusal; /* of the keeper, for that ticket; 0: it was not asked */
 };
 
 /* Registered once per process. */
@@ -187,6 +191,7 @@ open_ticket(struct sealing *sealing, unsigned char *out, size_t *out_size, size_
     struct keyops_ticket request = {.data = in, .data_size = in_size};
     size_t opened_size = 0;
     uint8_t *opened;
+    int refusal;
 
     *out_size = 0;
     sealing->failed = true;
@@ -196,9 +201,11 @@ open_ticket(struct sealing *sealing, unsigned char *out, size_t *out_size, size_
     if (opened == NULL)
         return 1;
     memcpy(request.scope, binding->scope, sizeof(request.scope));
-    if (keycall_ticket(binding->tickets->keeper, KEYOPS_OPEN_TICKET, &request, opened, in_size,
-                       &opened_size) == 0 &&
-        opened_size == in_size - KEYOPS_TICKET_EXTRA + 1 && opened_size - 1 <= room) {
+    refusal = keycall_ticket(binding->tickets->keeper, KEYOPS_OPEN_TICKET, &request, opened,
+                             in_size, &opened_size);
+    binding->refusal = refusal;
+    if (refusal == 0 && opened_size == in_size - KEYOPS_TICKET_EXTRA + 1 &&
+        opened_size - 1 <= room) {
         memcpy(out, opened + 1, opened_size - 1);
         *out_size = opened_size - 1;
         binding->renew = opened[0] != 0;
@@ -277,33 +284,15 @@ const OSSL_DISPATCH proxycipher_functions[] = {
     {0, NULL},
 };
 
-/* ---- one per generation ---- */
+/* ---- one per process ---- */
 
-/* All cells must agree on key name and filter, and strangers must not know the filter: both follow
- * from the generation's tag, which only handshakers have. */
-static bool
-derive(const uint8_t tag[GENERATION_TAG], struct proxyticket *tickets)
+int
+proxyticket_refresh(struct proxyticket *tickets, struct error *error)
 {
-    char info[] = "tlsagent ticket filter", digest[] = "SHA2-256";
-    uint8_t key[GENERATION_TAG], out[KEY_NAME_SIZE + FILTER_SIZE];
-    EVP_KDF *kdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
-    EVP_KDF_CTX *ctx = EVP_KDF_CTX_new(kdf);
-    OSSL_PARAM params[4];
-    bool done;
-
-    memcpy(key, tag, sizeof(key));
-    params[0] = OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest, 0);
-    params[1] = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, key, sizeof(key));
-    params[2] = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO, info, sizeof(info) - 1);
-    params[3] = OSSL_PARAM_construct_end();
-    done = ctx != NULL && EVP_KDF_derive(ctx, out, sizeof(out), params) == 1;
-    if (done) {
-        memcpy(tickets->key_name, out, KEY_NAME_SIZE);
-        memcpy(tickets->filter, out + KEY_NAME_SIZE, FILTER_SIZE);
-    }
-    EVP_KDF_CTX_free(ctx);
-    EVP_KDF_free(kdf);
-    return done;
+    tickets->filter_count = keycall_filters(tickets->keeper, tickets->filters);
+    if (tickets->filter_count == 0)
+        return error_set(error, "tickets: the keeper does not say how it marks them");
+    return 0;
 }
 
 /* libssl frees what hangs on a connection with it. */
@@ -329,16 +318,20 @@ register_once(void)
 }
 
 struct proxyticket *
-proxyticket_new(struct keycall *keeper, const uint8_t tag[GENERATION_TAG], struct error *error)
+proxyticket_new(struct keycall *keeper, struct error *error)
 {
     struct proxyticket *tickets = OPENSSL_zalloc(sizeof(*tickets));
 
-    if (tickets == NULL || register_once() == -1 || !derive(tag, tickets)) {
-        error_set(error, "tickets: no memory, no HKDF, or proxykey_load() was not called");
+    if (tickets == NULL || register_once() == -1) {
+        error_set(error, "tickets: no memory, or proxykey_load() was not called");
         proxyticket_free(tickets);
         return NULL;
     }
     tickets->keeper = keeper;
+    if (proxyticket_refresh(tickets, error) == -1) {
+        proxyticket_free(tickets);
+        return NULL;
+    }
     return tickets;
 }
 
@@ -352,8 +345,8 @@ proxyticket_free(struct proxyticket *tickets)
 /* ---- what libssl calls ---- */
 
 static bool
-prepare(EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, uint8_t filter[FILTER_SIZE],
-        struct binding *binding, bool sealing)
+prepare(EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, uint8_t *filter, struct binding *binding,
+        bool sealing)
 {
     char digest[] = "SHA2-256";
     void *address = binding;
@@ -391,21 +384,28 @@ ticket_key(SSL *ssl, unsigned char *key_name, unsigned char *iv, EVP_CIPHER_CTX 
            EVP_MAC_CTX *mac, int sealing)
 {
     struct binding *binding = SSL_get_ex_data(ssl, binding_index);
+    struct proxyticket *tickets = binding != NULL ? binding->tickets : NULL;
+    size_t i = 0;
 
     if (sealing)
         memset(iv, 0, IV_SIZE);
     if (binding == NULL)
         return sealing ? unbound_ticket(ssl, key_name, cipher, mac) : 0;
     if (sealing) {
-        memcpy(key_name, binding->tickets->key_name, KEY_NAME_SIZE);
+        memcpy(key_name, tickets->filters[0], KEY_NAME_SIZE);
     } else {
-        if (CRYPTO_memcmp(key_name, binding->tickets->key_name, KEY_NAME_SIZE) != 0 ||
-            binding->opens >= PROXYTICKET_OPENS_MAX)
+        while (i < tickets->filter_count &&
+               memcmp(key_name, tickets->filters[i], KEY_NAME_SIZE) != 0)
+            i++;
+        binding->refusal = 0;
+        binding->known_name = i < tickets->filter_count;
+        binding->too_many = binding->known_name && binding->opens >= PROXYTICKET_OPENS_MAX;
+        if (!binding->known_name || binding->too_many)
             return 0;
         /* Counted before the filter is computed: that costs something too. */
         binding->opens++;
     }
-    return prepare(cipher, mac, binding->tickets->filter, binding, sealing) ? 1 : -1;
+    return prepare(cipher, mac, tickets->filters[i] + KEY_NAME_SIZE, binding, sealing) ? 1 : -1;
 }
 
 static SSL_TICKET_RETURN
@@ -467,4 +467,97 @@ proxyticket_renew(const SSL *ssl)
     const struct binding *binding = SSL_get_ex_data(ssl, binding_index);
 
     return binding != NULL && binding->renew;
+}
+
+/* ---- what is counted ---- */
+
+void
+proxyticket_count_into(SSL *ssl, uint64_t *not_resumed)
+{
+    struct binding *binding = SSL_get_ex_data(ssl, binding_index);
+
+    if (binding != NULL)
+        binding->not_resumed = not_resumed;
+}
+
+void
+proxyticket_count(const SSL *ssl, enum control_not_resumed why)
+{
+    const struct binding *binding = SSL_get_ex_data(ssl, binding_index);
+
+    if (binding != NULL && binding->not_resumed != NULL)
+        binding->not_resumed[why]++;
+}
+
+void
+proxyticket_count_unopened(const SSL *ssl)
+{
+    const struct binding *binding = SSL_get_ex_data(ssl, binding_index);
+
+    if (binding == NULL)
+        return;
+    if (binding->too_many || binding->refusal == KEYOPS_TOO_OFTEN)
+        proxyticket_count(ssl, CONTROL_TICKET_TOO_MANY);
+    else if (!binding->known_name)
+        proxyticket_count(ssl, CONTROL_TICKET_UNKNOWN);
+    else if (binding->refusal == KEYOPS_OLD_TICKET)
+        proxyticket_count(ssl, CONTROL_TICKET_EXPIRED);
+    else if (binding->refusal == KEYOPS_FUTURE_TICKET)
+        proxyticket_count(ssl, CONTROL_TICKET_FUTURE);
+    else
+        proxyticket_count(ssl, CONTROL_TICKET_BAD);
+}
+
+/* ---- sessions for the cache ---- */
+
+/* An entry is good for its own id only, and never as a ticket. */
+static bool
+session_scope(const struct binding *binding, const uint8_t *id, size_t id_size,
+              uint8_t scope[KEYOPS_SCOPE_SIZE])
+{
+    static const char label[] = "tlsagent session id";
+    EVP_MD_CTX *digest = EVP_MD_CTX_new();
+    bool done = digest != NULL && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1 &&
+                EVP_DigestUpdate(digest, label, sizeof(label)) == 1 &&
+                EVP_DigestUpdate(digest, binding->scope, sizeof(binding->scope)) == 1 &&
+                EVP_DigestUpdate(digest, id, id_size) == 1 &&
+                EVP_DigestFinal_ex(digest, scope, NULL) == 1;
+
+    EVP_MD_CTX_free(digest);
+    return done;
+}
+
+size_t
+proxyticket_seal_session(const SSL *ssl, const uint8_t *id, size_t id_size, const uint8_t *session,
+                         size_t size, uint8_t *out, size_t room)
+{
+    const struct binding *binding = SSL_get_ex_data(ssl, binding_index);
+    struct keyops_ticket request = {.data = session, .data_size = size};
+    size_t sealed = 0;
+
+    if (binding == NULL || !session_scope(binding, id, id_size, request.scope) ||
+        keycall_ticket(binding->tickets->keeper, KEYOPS_SEAL_TICKET, &request, out, room,
+                       &sealed) != 0)
+        return 0;
+    return sealed;
+}
+
+size_t
+proxyticket_open_session(SSL *ssl, const uint8_t *id, size_t id_size, const uint8_t *sealed,
+                         size_t size, uint8_t *out, size_t room)
+{
+    struct binding *binding = SSL_get_ex_data(ssl, binding_index);
+    struct keyops_ticket request = {.data = sealed, .data_size = size};
+    size_t opened = 0;
+
+    if (binding == NULL || binding->opens >= PROXYTICKET_OPENS_MAX ||
+        !session_scope(binding, id, id_size, request.scope))
+        return 0;
+    binding->opens++;
+    if (keycall_ticket(binding->tickets->keeper, KEYOPS_OPEN_TICKET, &request, out, room,
+                       &opened) != 0 ||
+        opened < 2)
+        return 0;
+    memmove(out, out + 1, opened - 1); /* in front of it: whether its key is the current one */
+    return opened - 1;
 }

@@ -2,12 +2,12 @@
  * proxyticket.h: session tickets of libssl, sealed and opened by the keeper.
  *
  * Role: handshaker. How it is done is design.md section 11: a cipher from our own provider carries
- * the session to the keeper. The HMAC that libssl puts around it is only a filter, keyed by the
- * generation's public tag, so that strangers cannot make us call the keeper; integrity, scope,
- * age and secrecy are the keeper's.
+ * the session to the keeper. The HMAC that libssl puts around it is only a filter, so that
+ * strangers cannot make us call the keeper; its key comes from the keeper and is no secret among
+ * the cells; integrity, scope, age and secrecy are the keeper's.
  *
  * How to use it:
- *     once per generation   tickets = proxyticket_new(keeper, tag, &error)
+ *     once per process      tickets = proxyticket_new(keeper, &error)
  *     per SSL_CTX           proxyticket_enable(ctx)
  *     per connection        proxyticket_bind(ssl, tickets, scope), at the latest in the ClientHello
  *                           callback; the scope is a digest of all that a ticket is bound to
@@ -25,8 +25,8 @@
 
 #include <openssl/ssl.h>
 
-#include "agent/generation.h"
 #include "agent/keycall.h"
+#include "protocol/control.h"
 #include "protocol/error.h"
 
 /* Keeper calls for opening that one connection may cause (one ClientHello can carry hundreds of
@@ -36,8 +36,11 @@
 struct proxyticket;
 
 /* Needs proxykey_load() first. Does not own keeper. Returns NULL with an error. */
-struct proxyticket *proxyticket_new(struct keycall *keeper, const uint8_t tag[GENERATION_TAG],
-                                    struct error *error);
+struct proxyticket *proxyticket_new(struct keycall *keeper, struct error *error);
+
+/* The keeper has other keys now (a fleet's secret was replaced): ask it for its filters again.
+ * Returns 0, or -1 with an error. */
+int proxyticket_refresh(struct proxyticket *tickets, struct error *error);
 
 /* Connections bound to it must be gone. NULL-safe. */
 void proxyticket_free(struct proxyticket *tickets);
@@ -50,6 +53,22 @@ int proxyticket_enable(SSL_CTX *ctx);
 /* Say who ssl is. May be called again (with another scope) until the first ticket is looked at.
  * Returns 0, or -1 if there is no memory. */
 int proxyticket_bind(SSL *ssl, struct proxyticket *tickets, const uint8_t scope[KEYOPS_SCOPE_SIZE]);
+
+/* Where to count why what this connection offers is not resumed: CONTROL_NOT_RESUMED numbers. Does
+ * not own them. */
+void proxyticket_count_into(SSL *ssl, uint64_t *not_resumed);
+void proxyticket_count(const SSL *ssl, enum control_not_resumed why);
+
+/* Count a ticket that did not open, for the reason that the keeper or libssl had. */
+void proxyticket_count_unopened(const SSL *ssl);
+
+/* Seal, or open, a session for the cache: as a ticket, but bound to its id as well, and never
+ * good as a ticket. Opening draws from the account of PROXYTICKET_OPENS_MAX. out has room bytes;
+ * returns how many were written, 0 if it failed. */
+size_t proxyticket_seal_session(const SSL *ssl, const uint8_t *id, size_t id_size,
+                                const uint8_t *session, size_t size, uint8_t *out, size_t room);
+size_t proxyticket_open_session(SSL *ssl, const uint8_t *id, size_t id_size, const uint8_t *sealed,
+                                size_t size, uint8_t *out, size_t room);
 
 /* What a decrypt callback should answer for status: use, use and renew, ignore (full handshake). */
 SSL_TICKET_RETURN proxyticket_decide(SSL *ssl, SSL_TICKET_STATUS status);

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "agent/log.h"
-#include "agent/proxyticket.h"
+#include "agent/sessions.h"
 #include "protocol/traffic.h"
 #include "protocol/wire.h"
 
@@ -81,6 +81,13 @@ choose_identity(SSL *ssl, int *alert, void *argument)
         return SSL_CLIENT_HELLO_ERROR;
     }
     return SSL_CLIENT_HELLO_SUCCESS;
+}
+
+static int
+choose_without_tickets(SSL *ssl, int *alert, void *argument)
+{
+    sessions_without_tickets(ssl);
+    return choose_identity(ssl, alert, argument);
 }
 
 /* Acknowledge the name: choose_identity() has done the work. */
@@ -162,17 +169,8 @@ set_options(SSL_CTX *ctx, const struct generation_context *facts)
 
     if (facts->prefer_server_ciphers)
         options |= SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA;
-    /* A resumed session shows no client certificate and re-verifies nothing: contexts that look at
-     * client certificates do a full handshake each time. */
-    if (facts->tickets == 0 || facts->verify != CONFIG_VERIFY_NONE) {
-        options |= SSL_OP_NO_TICKET;
-        SSL_CTX_set_num_tickets(ctx, 0);
-    } else {
-        SSL_CTX_set_num_tickets(ctx, facts->tickets);
-    }
     SSL_CTX_clear_options(ctx, SSL_OP_ENABLE_KTLS);
     SSL_CTX_set_options(ctx, options);
-    SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_AUTO_RETRY);
     SSL_CTX_set_read_ahead(ctx, 0);
     SSL_CTX_set_max_early_data(ctx, 0);
@@ -192,7 +190,9 @@ server_ctx_new(const struct generation_context *facts, const struct generation_c
     set_options(ctx, facts);
     server_ctx_scope(facts, client_ca, scope);
     SSL_CTX_set_session_id_context(ctx, scope, SSL_MAX_SID_CTX_LENGTH);
-    SSL_CTX_set_client_hello_cb(ctx, choose_identity, (void *)(uintptr_t)hooks);
+    SSL_CTX_set_client_hello_cb(ctx,
+                                facts->tickets_tls12 ? choose_identity : choose_without_tickets,
+                                (void *)(uintptr_t)hooks);
     SSL_CTX_set_tlsext_servername_callback(ctx, acknowledge_sni);
     if (facts->alpn_size > 0)
         SSL_CTX_set_alpn_select_cb(ctx, select_alpn, (void *)(uintptr_t)facts);
@@ -200,7 +200,7 @@ server_ctx_new(const struct generation_context *facts, const struct generation_c
     if (set_algorithms(ctx, facts, error) == -1 ||
         (facts->verify != CONFIG_VERIFY_NONE &&
          require_client_certificates(ctx, facts, client_ca, error) == -1) ||
-        proxyticket_enable(ctx) == -1) {
+        sessions_enable(ctx, facts) == -1) {
         error_set(error, "out of memory for context \"%s\"", facts->name);
         SSL_CTX_free(ctx);
         return NULL;
@@ -221,6 +221,7 @@ server_ctx_scope(const struct generation_context *facts,
     wire_put_u16(&writer, facts->min_version);
     wire_put_u16(&writer, facts->max_version);
     wire_put_u8(&writer, facts->verify);
+    wire_put_u16(&writer, (uint16_t)facts->alpn_size);
     if (digest == NULL || EVP_DigestInit_ex(digest, EVP_sha256(), NULL) != 1 ||
         EVP_DigestUpdate(digest, policy, wire_size(&writer)) != 1 ||
         EVP_DigestUpdate(digest, facts->alpn, facts->alpn_size) != 1 ||

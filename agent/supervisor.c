@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -24,6 +25,7 @@
 #include "agent/admin.h"
 #include "agent/cells.h"
 #include "agent/greet.h"
+#include "agent/handover.h"
 #include "agent/kernel_probe.h"
 #include "agent/listen.h"
 #include "agent/load.h"
@@ -31,6 +33,7 @@
 #include "agent/loop.h"
 #include "agent/roles.h"
 #include "agent/spawn.h"
+#include "agent/tickets.h"
 #include "sandbox/sandbox.h"
 
 #define FIRST_GENERATION 1
@@ -44,12 +47,15 @@ struct supervisor {
     struct greet greet;
     struct admin admin;
     struct load_result *generations; /* by group */
+    struct tickets tickets;
     struct listen_socket *listeners;
     size_t listener_count;
     struct listen_unix socket;
     struct listen_unix control;
-    int console; /* stderr of whoever started us, until we are up; then -1 */
-    int parent;  /* pipe to the process that waits in the foreground, or -1 */
+    int console;   /* stderr of whoever started us, until we are up; then -1 */
+    char *program; /* where we were started from */
+    pid_t trial;   /* `program -t`, while it runs before an upgrade; 0: none */
+    int parent;    /* pipe to the process that waits in the foreground, or -1 */
     bool up;
 };
 
@@ -147,22 +153,6 @@ go_background(struct supervisor *supervisor)
     _exit(1);
 }
 
-/* What this system offers for the roles' sandboxes: say what is missing, or refuse to start
- * without it. */
-static int
-try_sandbox(const struct config *config, struct error *error)
-{
-    struct sandbox_trial trial;
-
-    sandbox_require(config->sandbox_require);
-    if (sandbox_try(config->uid, config->gid, &trial, error) == -1)
-        return -1;
-    if (trial.missing[0] != '\0')
-        log_warning("the sandbox is weaker than it could be; not to be had here: %s",
-                    trial.missing);
-    return 0;
-}
-
 /* fd 0 and 1 to /dev/null; no privilege beyond what the start of the others needs. */
 static void
 enter_sandbox(struct supervisor *supervisor)
@@ -173,8 +163,6 @@ enter_sandbox(struct supervisor *supervisor)
     if (null == -1 || dup2(null, STDIN_FILENO) == -1 || dup2(null, STDOUT_FILENO) == -1)
         fail_start(supervisor, "/dev/null: %s", strerror(errno));
     close(null);
-    if (try_sandbox(supervisor->config, &error) == -1)
-        fail_start(supervisor, "%s", error.text);
     if (sandbox_enter(SANDBOX_SUPERVISOR, 0, 0, 0, &error) == -1)
         fail_start(supervisor, "%s", error.text);
 }
@@ -212,6 +200,7 @@ say_up(struct supervisor *supervisor)
                     "only their sandboxes keep them apart from each other and from its other "
                     "programs",
                     (unsigned)geteuid());
+    handover_notify("READY=1");
     if (supervisor->console != -1)
         close(supervisor->console);
     supervisor->console = -1;
@@ -258,11 +247,74 @@ cells_have_answered(void *data)
 static void __attribute__((noreturn)) stop(struct supervisor *supervisor, uint32_t signal_number)
 {
     log_info("stopping: signal %u", signal_number);
+    handover_notify("STOPPING=1");
     listen_remove_unix(&supervisor->socket);
     listen_remove_unix(&supervisor->control);
     cells_stop(&supervisor->cells);
     log_info("stopped");
     exit(0);
+}
+
+/* ---- upgrade: first a trial of what is installed now, then we become it ---- */
+
+static bool
+begin_upgrade(void *data, struct error *error)
+{
+    struct supervisor *supervisor = data;
+
+    if (supervisor->trial != 0) /* both who ask are told how it went */
+        return true;
+    supervisor->trial = fork();
+    if (supervisor->trial == 0) {
+        sigset_t none;
+
+        sigemptyset(&none);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        execl(supervisor->program, "tlsagentd", "-t", "-c", supervisor->config->file, (char *)NULL);
+        _exit(127);
+    }
+    if (supervisor->trial > 0) {
+        log_info("upgrade: trying %s", supervisor->program);
+        return true;
+    }
+    supervisor->trial = 0;
+    error_set(error, "upgrade: fork: %s", strerror(errno));
+    return false;
+}
+
+/* Workers' connections go on; workers find the new instance as after any restart. */
+static void __attribute__((noreturn)) become_new(struct supervisor *supervisor)
+{
+    char name[] = "tlsagentd", file_option[] = "-c", foreground[] = "--foreground";
+    char *argv[] = {name, file_option, supervisor->config->file, foreground, NULL};
+    struct error error = {""};
+
+    log_info("upgrade: becoming %s", supervisor->program);
+    handover_notify("RELOADING=1");
+    listen_remove_unix(&supervisor->socket);
+    listen_remove_unix(&supervisor->control);
+    cells_stop(&supervisor->cells);
+    (void)handover_exec(supervisor->program, argv, &error);
+    log_error("%s", error.text);
+    exit(1);
+}
+
+/* Was it the trial? Then the agent is another one when this returns, or nothing has changed. */
+static void
+trial_ended(struct supervisor *supervisor, int status)
+{
+    struct error error = {""};
+
+    supervisor->trial = 0;
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+        error_set(&error,
+                  "upgrade: %s -t -c %s fails; nothing was changed, its reason is in the log",
+                  supervisor->program, supervisor->config->file);
+        log_error("%s", error.text);
+    }
+    admin_upgrade_tried(&supervisor->admin, &error);
+    if (error.text[0] == '\0')
+        become_new(supervisor);
 }
 
 static void
@@ -279,7 +331,10 @@ signals_ready(struct loop_watch *watch, uint32_t events)
     switch (info.ssi_signo) {
     case SIGCHLD: /* one for many deaths */
         while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
-            cells_reaped(&supervisor->cells, pid, status);
+            if (pid == supervisor->trial)
+                trial_ended(supervisor, status);
+            else
+                cells_reaped(&supervisor->cells, pid, status);
         return;
     case SIGHUP:
         log_warning("SIGHUP: this version cannot reload; nothing was changed: restart the agent "
@@ -331,6 +386,8 @@ draw_graph(struct supervisor *supervisor)
             -1)
         fail_start(supervisor, "%s", error.text);
     load_generations(supervisor);
+    if (tickets_load(&supervisor->tickets, config, supervisor->generations, &error) == -1)
+        fail_start(supervisor, "%s", error.text);
     /* From here on we leave files behind, so nothing but stop() ends us. */
     supervisor->loop = loop_new();
     watch_signals(supervisor);
@@ -340,11 +397,15 @@ draw_graph(struct supervisor *supervisor)
         fail_start(supervisor, "%s", error.text);
     cells_init(&supervisor->cells, supervisor->loop, config, supervisor->generations,
                supervisor->listeners, supervisor->listener_count, &hooks);
+    supervisor->cells.session_cache = supervisor->tickets.session_cache;
+    tickets_watch(&supervisor->tickets, supervisor->loop, &supervisor->cells);
     greet_init(&supervisor->greet, supervisor->socket.fd, supervisor->loop, config,
                &supervisor->cells);
     admin_init(&supervisor->admin, supervisor->control.fd, supervisor->loop, config,
                &supervisor->cells, &supervisor->greet, supervisor->generations);
     supervisor->cells.kernel = supervisor->kernel;
+    supervisor->admin.upgrade = begin_upgrade;
+    supervisor->admin.upgrade_data = supervisor;
     cells_start(&supervisor->cells);
 }
 
@@ -370,6 +431,16 @@ probe_kernel(struct supervisor *supervisor)
     log_info("kernel TLS: %s%s%s", text, error.text[0] != '\0' ? "; not all: " : "", error.text);
 }
 
+/* Our own path, before a package manager replaces what is there. */
+static char *
+read_link(const char *link)
+{
+    char path[PATH_MAX];
+    ssize_t size = readlink(link, path, sizeof(path) - 1);
+
+    return size > 0 ? strndup(path, (size_t)size) : NULL;
+}
+
 static void
 init(struct supervisor *supervisor, struct config *config)
 {
@@ -380,7 +451,10 @@ init(struct supervisor *supervisor, struct config *config)
     supervisor->socket.fd = supervisor->control.fd = -1;
     supervisor->console = STDERR_FILENO;
     signal(SIGPIPE, SIG_IGN);
-    (void)syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, 0); /* what the caller forgot */
+    handover_init(); /* closes what the caller forgot */
+    supervisor->program = read_link("/proc/self/exe");
+    if (supervisor->program == NULL)
+        fail_start(supervisor, "/proc/self/exe: %s", strerror(errno));
     if (spawn_init(&error) == -1)
         fail_start(supervisor, "%s", error.text);
 }
@@ -407,16 +481,11 @@ int
 supervisor_check(struct config *config)
 {
     static struct supervisor supervisor;
-    struct error wrong = {""};
     size_t identities = 0;
     int status = 0;
 
     init(&supervisor, config);
     log_init("check", LOG_LEVEL_WARNING, 0);
-    if (try_sandbox(config, &wrong) == -1) {
-        dprintf(STDERR_FILENO, "tlsagentd: %s\n", wrong.text);
-        return 1;
-    }
     for (unsigned group = 0; group < config->cell_group_count; group++) {
         struct error error = {""};
         struct load_result result;
@@ -425,6 +494,11 @@ supervisor_check(struct config *config)
             dprintf(STDERR_FILENO, "tlsagentd: %s\n", error.text);
             status = 1;
             continue;
+        }
+        result.tickets_fd = load_tickets(config, group, -1, &error);
+        if (result.tickets_fd == -1) {
+            dprintf(STDERR_FILENO, "tlsagentd: %s\n", error.text);
+            status = 1;
         }
         identities += result.done.identities;
         load_result_clear(&result);

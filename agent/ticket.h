@@ -1,16 +1,17 @@
 /*
- * ticket.h: sealing and opening of session tickets.
+ * ticket.h: sealing and opening of session tickets, and of sessions for the cache.
  *
- * Role: the keeper. A ticket is sealed with AES-256-GCM under a key of its period (3 hours), which
- * follows from the generation's ticket secret and the period's number, so every cell has the same
- * key at the same moment without a word between them:
+ * Role: the keeper. A ticket is sealed with AES-256-GCM under a key of its period (3 hours if the
+ * configuration says nothing else), which follows from the secret that all keepers of a cell group
+ * share (ticket_state.h), so every cell has the same key at the same moment without a word between
+ * them:
  *
- *     key = HKDF-SHA256(secret, info = "tlsagent ticket key" || period (64 bits))
+ *     key = HKDF-SHA256(secret of the period, info = "tlsagent ticket key")
  *
  * The nonce is random and ours: a requester that chose it could forge. The scope (a digest of all
  * that the ticket is bound to) and the period are associated data. A ticket can be opened during
- * its own period and the four after it: 12 hours at least, 15 at most. Tickets from the future are
- * refused.
+ * its own period and the ones after it that cover its life (12 hours). Tickets from the future are
+ * refused, but for those from a host of the fleet whose clock is a little ahead of ours.
  *
  * Trust: plaintext, tickets and scopes come from a handshaker that may have been taken over. It can
  * seal what it likes and open what it is shown; it learns no key.
@@ -21,12 +22,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "agent/generation.h"
+#include "agent/ticket_state.h"
 #include "protocol/error.h"
 #include "protocol/keyops.h"
 
-#define TICKET_PERIOD      10800 /* seconds of one key */
-#define TICKET_PERIODS_OLD 4     /* older periods whose tickets are still opened */
+#define TICKET_SKEW 600 /* seconds, and one period at most, that another host may be ahead */
 
 /* Tickets opened per second, and at once. No cell can do so many honest handshakes. */
 #define TICKET_OPENS_PER_SECOND 20000
@@ -36,10 +36,13 @@ struct ticket_box;
 /* Seconds since 1970: time() in the keeper, a test's own clock in tests. */
 typedef uint64_t ticket_clock(void);
 
-/* Copies secret into libcrypto's memory. Returns NULL with an error. */
-struct ticket_box *ticket_box_new(const uint8_t secret[GENERATION_TICKET_SECRET],
-                                  ticket_clock *clock, struct error *error);
-void ticket_box_free(struct ticket_box *box); /* wipes; NULL-safe */
+/* state must outlive the box, which forgets in it what has expired. Returns NULL with an error. */
+struct ticket_box *ticket_box_new(struct ticket_state *state, ticket_clock *clock,
+                                  struct error *error);
+void ticket_box_free(struct ticket_box *box); /* wipes keys; NULL-safe */
+
+/* Forget what has expired. Each call below does so too; this is for a keeper without work. */
+void ticket_tick(struct ticket_box *box);
 
 /* Both return 0 and the body of the answer in out (see struct keyops_ticket), *size bytes long, or
  * the reason of the refusal. out must have room for KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA. */
@@ -47,5 +50,9 @@ int ticket_seal(struct ticket_box *box, const struct keyops_ticket *request, uin
                 size_t *size);
 int ticket_open(struct ticket_box *box, const struct keyops_ticket *request, uint8_t *out,
                 size_t *size);
+
+/* How handshakers recognize our tickets: *size bytes, at most
+ * KEYOPS_FILTERS_MAX * KEYOPS_FILTER_SIZE. */
+void ticket_filters(const struct ticket_box *box, uint8_t *out, size_t *size);
 
 #endif

@@ -7,7 +7,7 @@
 
 #define HELLO_MAX     (2 + SERVICE_BUILD_MAX)
 #define PONG_SIZE     (4 + 4 * 8 + 3 * 4 + 8)
-#define COUNTERS_SIZE (2 + 4 * 8 + 8 * CONTROL_FAILURES)
+#define COUNTERS_SIZE (2 + 4 * 8 + 8 * CONTROL_FAILURES + 8 * CONTROL_NOT_RESUMED)
 #define TEXT_MAX      (2 + ERROR_TEXT_MAX)
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -15,22 +15,23 @@
 const struct channel_rule control_keeper_rules[] = {
     {CONTROL_PING, 0, 4, 4},
     {CONTROL_SECRET, 1, 4, 4},
+    {CONTROL_TICKETS, 1, 0, 0},
 };
 const size_t control_keeper_rule_count = COUNT(control_keeper_rules);
 
 const struct channel_rule control_handshaker_rules[] = {
-    {CONTROL_PING, 0, 4, 4},
-    {CONTROL_PUBLIC, 1, 4, 4},
-    {CONTROL_LISTENER, 1, 2, 2},
-    {CONTROL_WORKER, 1, 14, 14 + 4 * CONTROL_GROUPS_MAX},
+    {CONTROL_PING, 0, 4, 4},        {CONTROL_PUBLIC, 1, 4, 4},
+    {CONTROL_LISTENER, 1, 2, 2},    {CONTROL_WORKER, 1, 14, 14 + 4 * CONTROL_GROUPS_MAX},
+    {CONTROL_NEW_TICKETS, 0, 0, 0}, {CONTROL_SESSION_CACHE, 1, 0, 0},
 };
 const size_t control_handshaker_rule_count = COUNT(control_handshaker_rules);
 
 const struct channel_rule control_supervisor_rules[] = {
     {CONTROL_HELLO, 0, 2, HELLO_MAX},
-    {CONTROL_READY, 0, 8, 8},
+    {CONTROL_READY, 0, 4, 4},
     {CONTROL_PONG, 0, PONG_SIZE, PONG_SIZE},
     {CONTROL_CONTEXT_COUNTERS, 0, COUNTERS_SIZE, COUNTERS_SIZE},
+    {CONTROL_TICKETS_TAKEN, 0, 0, 0},
 };
 const size_t control_supervisor_rule_count = COUNT(control_supervisor_rules);
 
@@ -40,6 +41,7 @@ const struct channel_rule load_loader_rules[] = {
     {LOAD_FILE, 1, 3, 3 + LOAD_PATH_MAX},
     {LOAD_IDENTITY, 0, 4, 4 + SERVICE_HOST_MAX *(1 + LOAD_NAMES_MAX)},
     {LOAD_END, 0, 0, 0},
+    {LOAD_TICKETS, 3, 10, 10 + SERVICE_NAME_MAX},
 };
 const size_t load_loader_rule_count = COUNT(load_loader_rules);
 
@@ -51,12 +53,13 @@ const size_t load_supervisor_rule_count = COUNT(load_supervisor_rules);
 
 const struct channel_rule admin_supervisor_rules[] = {
     {ADMIN_STATUS, 0, 0, 0},
+    {ADMIN_UPGRADE, 0, 0, 0},
 };
 const size_t admin_supervisor_rule_count = COUNT(admin_supervisor_rules);
 
 const struct channel_rule admin_command_rules[] = {
-    {ADMIN_AGENT, 0, 33, 33 + SERVICE_BUILD_MAX + LOAD_PATH_MAX},
-    {ADMIN_PROCESS, 0, 25 + PONG_SIZE, 25 + PONG_SIZE},
+    {ADMIN_AGENT, 0, 29, 29 + SERVICE_BUILD_MAX + LOAD_PATH_MAX},
+    {ADMIN_PROCESS, 0, 21 + PONG_SIZE, 21 + PONG_SIZE},
     {ADMIN_CONTEXT, 0, 5 + COUNTERS_SIZE, 5 + COUNTERS_SIZE + SERVICE_NAME_MAX},
     {ADMIN_END, 0, 0, 0},
     {ADMIN_DENIED, 0, 2, TEXT_MAX},
@@ -125,6 +128,8 @@ put_counters(struct wire_writer *writer, const struct control_context_counters *
     wire_put_u64(writer, m->expired);
     for (size_t i = 0; i < CONTROL_FAILURES; i++)
         wire_put_u64(writer, m->failed[i]);
+    for (size_t i = 0; i < CONTROL_NOT_RESUMED; i++)
+        wire_put_u64(writer, m->not_resumed[i]);
 }
 
 static void
@@ -137,6 +142,8 @@ get_counters(struct wire_reader *reader, struct control_context_counters *m)
     m->expired = wire_get_u64(reader);
     for (size_t i = 0; i < CONTROL_FAILURES; i++)
         m->failed[i] = wire_get_u64(reader);
+    for (size_t i = 0; i < CONTROL_NOT_RESUMED; i++)
+        m->not_resumed[i] = wire_get_u64(reader);
 }
 
 size_t
@@ -168,7 +175,6 @@ control_put_ready(const struct control_ready *m, void *buffer, size_t size)
 
     wire_writer_init(&writer, buffer, size);
     wire_put_u32(&writer, m->generation);
-    wire_put_u32(&writer, m->layers);
     return wire_size(&writer);
 }
 
@@ -179,7 +185,6 @@ control_get_ready(struct control_ready *m, const void *body, size_t size)
 
     wire_reader_init(&reader, body, size);
     m->generation = wire_get_u32(&reader);
-    m->layers = wire_get_u32(&reader);
     return wire_done(&reader);
 }
 
@@ -336,6 +341,32 @@ load_get_begin(struct load_begin *m, const void *body, size_t size)
 }
 
 size_t
+load_put_tickets(const struct load_tickets *m, void *buffer, size_t size)
+{
+    struct wire_writer writer;
+
+    wire_writer_init(&writer, buffer, size);
+    wire_put_u32(&writer, m->period);
+    wire_put_u32(&writer, m->life);
+    wire_put_u8(&writer, m->fleet);
+    wire_put_text(&writer, m->group);
+    return wire_size(&writer);
+}
+
+bool
+load_get_tickets(struct load_tickets *m, const void *body, size_t size)
+{
+    struct wire_reader reader;
+
+    wire_reader_init(&reader, body, size);
+    m->period = wire_get_u32(&reader);
+    m->life = wire_get_u32(&reader);
+    m->fleet = wire_get_u8(&reader);
+    wire_get_text(&reader, m->group, sizeof(m->group));
+    return wire_done(&reader) && m->period > 0 && m->life > 0;
+}
+
+size_t
 load_put_context(const struct load_context *m, void *buffer, size_t size)
 {
     struct wire_writer writer;
@@ -466,7 +497,6 @@ admin_put_agent(const struct admin_agent *m, void *buffer, size_t size)
     wire_put_u32(&writer, m->identities);
     wire_put_u32(&writer, m->keys);
     wire_put_u32(&writer, m->workers_denied);
-    wire_put_u32(&writer, m->layers_required);
     wire_put_u16(&writer, m->kernel);
     put_long_text(&writer, m->configuration);
     return wire_size(&writer);
@@ -484,7 +514,6 @@ admin_get_agent(struct admin_agent *m, const void *body, size_t size)
     m->identities = wire_get_u32(&reader);
     m->keys = wire_get_u32(&reader);
     m->workers_denied = wire_get_u32(&reader);
-    m->layers_required = wire_get_u32(&reader);
     m->kernel = wire_get_u16(&reader);
     get_long_text(&reader, m->configuration, sizeof(m->configuration));
     return wire_done(&reader);
@@ -502,7 +531,6 @@ admin_put_process(const struct admin_process *m, void *buffer, size_t size)
     wire_put_u32(&writer, m->pid);
     wire_put_u32(&writer, m->restarts);
     wire_put_u64(&writer, m->age);
-    wire_put_u32(&writer, m->layers);
     put_pong(&writer, &m->pong);
     return wire_size(&writer);
 }
@@ -519,7 +547,6 @@ admin_get_process(struct admin_process *m, const void *body, size_t size)
     m->pid = wire_get_u32(&reader);
     m->restarts = wire_get_u32(&reader);
     m->age = wire_get_u64(&reader);
-    m->layers = wire_get_u32(&reader);
     get_pong(&reader, &m->pong);
     return wire_done(&reader);
 }

@@ -24,12 +24,16 @@ enum control_type {
     CONTROL_READY,            /* sandboxed, generation mapped, self-test passed */
     CONTROL_PONG,             /* answer to PING: totals */
     CONTROL_CONTEXT_COUNTERS, /* handshaker, one per context, before its PONG */
+    CONTROL_TICKETS_TAKEN,    /* keeper: it seals under the new ticket keys from now on */
     /* supervisor -> role */
-    CONTROL_PING = 32, /* every second; no PONG in time: the role is dead */
-    CONTROL_SECRET,    /* to a keeper: one fd, the secret part of a generation */
-    CONTROL_PUBLIC,    /* to a handshaker: one fd, the public part of a generation */
-    CONTROL_LISTENER,  /* to a handshaker: one fd, a listening socket of a context */
-    CONTROL_WORKER,    /* to a handshaker: one fd, a worker's channel */
+    CONTROL_PING = 32,     /* every second; no PONG in time: the role is dead */
+    CONTROL_SECRET,        /* to a keeper: one fd, the secret part of a generation */
+    CONTROL_PUBLIC,        /* to a handshaker: one fd, the public part of a generation */
+    CONTROL_LISTENER,      /* to a handshaker: one fd, a listening socket of a context */
+    CONTROL_WORKER,        /* to a handshaker: one fd, a worker's channel */
+    CONTROL_TICKETS,       /* to a keeper: one fd, the page of ticket keys; again when it changed */
+    CONTROL_NEW_TICKETS,   /* to a handshaker: its keeper has taken a changed page */
+    CONTROL_SESSION_CACHE, /* to a handshaker: one fd, the cache of session ids */
 };
 
 enum control_role {
@@ -43,6 +47,20 @@ enum control_role {
 #define CONTROL_CONTEXTS_MAX 256 /* contexts in one configuration */
 #define CONTROL_FAILURES     (SERVICE_INTERNAL + 1)
 
+/* Why a session that a client offered was not resumed (the handshake went on as a full one). */
+enum control_not_resumed {
+    CONTROL_TICKET_UNKNOWN,   /* under a key name that is not ours */
+    CONTROL_TICKET_BAD,       /* tampered with, cut off, or of another context or policy */
+    CONTROL_TICKET_EXPIRED,   /* too old */
+    CONTROL_TICKET_FUTURE,    /* sealed in a time to come */
+    CONTROL_TICKET_TOO_MANY,  /* more than one ClientHello may have opened, or a cell in a second */
+    CONTROL_TICKET_PEER,      /* the client's certificate has expired since */
+    CONTROL_SESSION_UNKNOWN,  /* a session id that is not in the cache (any more) */
+    CONTROL_SESSION_BAD,      /* its entry does not open here, or has expired */
+    CONTROL_SESSION_TOO_LONG, /* not stored: too long for the cache */
+    CONTROL_NOT_RESUMED,      /* how many of these there are */
+};
+
 struct control_hello {
     char build[SERVICE_BUILD_MAX]; /* must equal ours */
     uint8_t role;                  /* enum control_role */
@@ -50,7 +68,6 @@ struct control_hello {
 
 struct control_ready {
     uint32_t generation;
-    uint32_t layers; /* of the sandbox, in force (enum sandbox_layer), as the role has probed */
 };
 
 struct control_ping {
@@ -77,6 +94,7 @@ struct control_context_counters {
     uint64_t resumed;                  /* finished with a resumption */
     uint64_t expired;                  /* finished, but no worker took it */
     uint64_t failed[CONTROL_FAILURES]; /* by enum service_failure; [0] unused */
+    uint64_t not_resumed[CONTROL_NOT_RESUMED];
 };
 
 struct control_generation { /* SECRET, PUBLIC */
@@ -117,6 +135,8 @@ enum load_type {
     LOAD_FILE,       /* one fd: a file, for the identity or the context that follows/precedes */
     LOAD_IDENTITY,   /* makes an identity of the files since the last one */
     LOAD_END,        /* that was all */
+    LOAD_TICKETS,    /* instead of a BEGIN; three fds: an empty page for ticket keys, the one
+                        before it (may be empty), the fleet's secret file. Then DONE comes */
 };
 
 enum load_file {
@@ -132,6 +152,13 @@ enum load_file {
 
 struct load_begin {
     uint32_t generation;
+};
+
+struct load_tickets {
+    uint32_t period; /* seconds */
+    uint32_t life;
+    uint8_t fleet;                /* 0: there is none, and the third fd is of no meaning */
+    char group[SERVICE_NAME_MAX]; /* of cells: each has keys of its own */
 };
 
 struct load_context {
@@ -174,6 +201,7 @@ extern const size_t load_supervisor_rule_count;
 
 enum admin_type {
     ADMIN_STATUS = 1, /* request */
+    ADMIN_UPGRADE,    /* request: become the program that is installed now; END, then it happens */
     ADMIN_AGENT = 32, /* answer: one */
     ADMIN_PROCESS,    /* answer: one per process */
     ADMIN_CONTEXT,    /* answer: one per context */
@@ -187,8 +215,7 @@ struct admin_agent {
     uint64_t uptime; /* seconds */
     uint32_t identities;
     uint32_t keys;
-    uint32_t workers_denied;  /* connections refused because the worker is in no context */
-    uint32_t layers_required; /* of the sandbox, by the configuration (enum sandbox_layer) */
+    uint32_t workers_denied; /* connections refused because the worker is in no context */
     uint16_t kernel;         /* what kernel TLS can do: bits of protocol/kernel_tls.h */
     char configuration[LOAD_PATH_MAX];
 };
@@ -200,7 +227,6 @@ struct admin_process {
     uint32_t pid;
     uint32_t restarts; /* of this role in this cell */
     uint64_t age;      /* seconds since it started */
-    uint32_t layers;   /* of its sandbox, as it said in READY */
     struct control_pong pong;
 };
 
@@ -238,6 +264,8 @@ size_t control_put_worker(const struct control_worker *m, void *buffer, size_t s
 bool control_get_worker(struct control_worker *m, const void *body, size_t size);
 size_t load_put_begin(const struct load_begin *m, void *buffer, size_t size);
 bool load_get_begin(struct load_begin *m, const void *body, size_t size);
+size_t load_put_tickets(const struct load_tickets *m, void *buffer, size_t size);
+bool load_get_tickets(struct load_tickets *m, const void *body, size_t size);
 size_t load_put_context(const struct load_context *m, void *buffer, size_t size);
 bool load_get_context(struct load_context *m, const void *body, size_t size);
 size_t load_put_file_message(const struct load_file_message *m, void *buffer, size_t size);

@@ -10,6 +10,7 @@ const struct channel_rule keyops_keeper_rules[] = {
     {KEYOPS_SIGN_TLS12_SERVER, 0, 76, 76 + KEYOPS_PARAMETERS_MAX},
     {KEYOPS_SEAL_TICKET, 0, 40, 40 + KEYOPS_TICKET_MAX},
     {KEYOPS_OPEN_TICKET, 0, 40 + KEYOPS_TICKET_EXTRA, 40 + KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA},
+    {KEYOPS_FILTERS, 0, 4, 4},
 };
 const size_t keyops_keeper_rule_count = sizeof(keyops_keeper_rules) / sizeof(struct channel_rule);
 
@@ -133,6 +134,26 @@ keyops_get_ticket(struct keyops_ticket *m, const void *body, size_t size)
     m->number = wire_get_u32(&reader);
     wire_get_bytes(&reader, m->scope, sizeof(m->scope));
     m->data = wire_get_string(&reader, 4, KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA, &m->data_size);
+    return wire_done(&reader);
+}
+
+size_t
+keyops_put_filters(const struct keyops_filters *m, void *buffer, size_t size)
+{
+    struct wire_writer writer;
+
+    wire_writer_init(&writer, buffer, size);
+    wire_put_u32(&writer, m->number);
+    return wire_size(&writer);
+}
+
+bool
+keyops_get_filters(struct keyops_filters *m, const void *body, size_t size)
+{
+    struct wire_reader reader;
+
+    wire_reader_init(&reader, body, size);
+    m->number = wire_get_u32(&reader);
     return wire_done(&reader);
 }
 

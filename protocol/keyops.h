@@ -21,6 +21,7 @@ enum keyops_type {
     KEYOPS_SIGN_TLS12_SERVER, /* request */
     KEYOPS_SEAL_TICKET,       /* request */
     KEYOPS_OPEN_TICKET,       /* request */
+    KEYOPS_FILTERS,           /* request: how tickets of ours are told from others' */
     KEYOPS_ANSWER = 64,       /* keeper -> handshaker: result bytes */
     KEYOPS_REFUSAL,           /* keeper -> handshaker: this shape, key or scheme is refused */
 };
@@ -38,6 +39,8 @@ enum keyops_refusal {
     KEYOPS_BAD_TICKET, /* not sealed by us, expired, or for another scope */
     KEYOPS_INTERNAL,   /* libcrypto failed */
     KEYOPS_TOO_OFTEN,  /* more tickets opened than any honest load needs */
+    KEYOPS_OLD_TICKET, /* its key is forgotten, or will be any moment */
+    KEYOPS_FUTURE_TICKET,
 };
 
 #define KEYOPS_HASH_MAX       48 /* SHA-384 */
@@ -47,6 +50,12 @@ enum keyops_refusal {
 #define KEYOPS_SCOPE_SIZE     32
 #define KEYOPS_TICKET_MAX     16384 /* plaintext session */
 #define KEYOPS_TICKET_EXTRA   32    /* what sealing adds: period (4), nonce (12), tag (16) */
+
+/* Key name and HMAC key of a ticket. The HMAC is a filter in front of the keeper, no protection. */
+#define KEYOPS_KEY_NAME_SIZE 16
+#define KEYOPS_HMAC_SIZE     32
+#define KEYOPS_FILTER_SIZE   (KEYOPS_KEY_NAME_SIZE + KEYOPS_HMAC_SIZE)
+#define KEYOPS_FILTERS_MAX   2
 
 #define KEYOPS_BUILD_MAX 64 /* with the NUL */
 
@@ -84,6 +93,11 @@ struct keyops_ticket {
     size_t data_size;
 };
 
+/* The answer is one or two filters; tickets are sealed under the first. */
+struct keyops_filters {
+    uint32_t number;
+};
+
 struct keyops_answer {
     uint32_t number;
     const uint8_t *data; /* in the message */
@@ -113,6 +127,8 @@ bool keyops_get_sign_tls12_server(struct keyops_sign_tls12_server *m, const void
                                   size_t size);
 size_t keyops_put_ticket(const struct keyops_ticket *m, void *buffer, size_t size);
 bool keyops_get_ticket(struct keyops_ticket *m, const void *body, size_t size);
+size_t keyops_put_filters(const struct keyops_filters *m, void *buffer, size_t size);
+bool keyops_get_filters(struct keyops_filters *m, const void *body, size_t size);
 size_t keyops_put_answer(const struct keyops_answer *m, void *buffer, size_t size);
 bool keyops_get_answer(struct keyops_answer *m, const void *body, size_t size);
 size_t keyops_put_refused(const struct keyops_refused *m, void *buffer, size_t size);

@@ -5,8 +5,9 @@
 
 #include "protocol/wire.h"
 
-#define KEY_UPDATE 24 /* the one handshake message that may be kept in pieces to its header's end  \
-                       */
+#define KEY_UPDATE                                                                                 \
+    24 /* the one handshake message that may be kept in pieces to its header's end                 \
+        */
 
 /* Bytes of a body without texts, chain and waiting bytes. */
 #define FIXED_SIZE (2 + 2 + 1 + 4 + TRAFFIC_STATE_SIZE + 4 + 1 + 1 + MOVE_MESSAGE_MAX + 2 * 4)

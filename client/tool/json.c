@@ -71,6 +71,10 @@ print_context(const struct admin_context *context)
            counters->expired);
     for (unsigned i = 1; i < CONTROL_FAILURES; i++)
         printf("%s\"%s\": %" PRIu64, i > 1 ? ", " : "", tool_failure_name(i), counters->failed[i]);
+    printf("}, \"not_resumed\": {");
+    for (unsigned i = 0; i < CONTROL_NOT_RESUMED; i++)
+        printf("%s\"%s\": %" PRIu64, i > 0 ? ", " : "", tool_not_resumed_name(i),
+               counters->not_resumed[i]);
     printf("}}");
 }
 

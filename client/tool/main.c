@@ -12,6 +12,7 @@ static const struct {
     const char *summary;
 } commands[] = {
     {"status", tool_status, "processes, contexts and counters of the running agent"},
+    {"upgrade", tool_upgrade, "have the agent become the tlsagentd that is installed now"},
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))

@@ -52,6 +52,20 @@ tool_failure_name(unsigned failure)
     return failure < CONTROL_FAILURES && names[failure] != NULL ? names[failure] : "unknown";
 }
 
+const char *
+tool_not_resumed_name(unsigned why)
+{
+    static const char *const names[CONTROL_NOT_RESUMED] = {
+        [CONTROL_TICKET_UNKNOWN] = "ticket_unknown",     [CONTROL_TICKET_BAD] = "ticket_bad",
+        [CONTROL_TICKET_EXPIRED] = "ticket_expired",     [CONTROL_TICKET_FUTURE] = "ticket_future",
+        [CONTROL_TICKET_TOO_MANY] = "ticket_too_many",   [CONTROL_TICKET_PEER] = "peer_expired",
+        [CONTROL_SESSION_UNKNOWN] = "session_unknown",   [CONTROL_SESSION_BAD] = "session_bad",
+        [CONTROL_SESSION_TOO_LONG] = "session_too_long",
+    };
+
+    return why < CONTROL_NOT_RESUMED ? names[why] : "unknown";
+}
+
 /* ---- the question ---- */
 
 static int
@@ -144,7 +158,7 @@ take_message(struct tool_report *report, const struct channel_message *message, 
 }
 
 static int
-read_answer(int channel, struct tool_report *report, struct error *error)
+read_answer(int channel, int wait_ms, struct tool_report *report, struct error *error)
 {
     static uint8_t buffer[CHANNEL_BUFFER_SIZE];
     int more;
@@ -153,7 +167,7 @@ read_answer(int channel, struct tool_report *report, struct error *error)
         struct channel_message message;
 
         switch (channel_receive_wait(channel, admin_command_rules, admin_command_rule_count, buffer,
-                                     sizeof(buffer), &message, error, ANSWER_MS)) {
+                                     sizeof(buffer), &message, error, wait_ms)) {
         case CHANNEL_OK:
             break;
         case CHANNEL_AGAIN:
@@ -174,7 +188,8 @@ read_answer(int channel, struct tool_report *report, struct error *error)
 }
 
 int
-tool_fetch_report(const char *control_socket, struct tool_report *report, struct error *error)
+tool_ask(const char *control_socket, enum admin_type request, int wait_ms,
+         struct tool_report *report, struct error *error)
 {
     int channel = connect_to(control_socket, error);
     int result = -1;
@@ -183,14 +198,20 @@ tool_fetch_report(const char *control_socket, struct tool_report *report, struct
     if (channel == -1)
         return -1;
     /* If it hung up on us already, it has said why: the answer is read all the same. */
-    if (channel_send(channel, ADMIN_STATUS, NULL, 0, NULL, 0) == CHANNEL_FAILED)
+    if (channel_send(channel, request, NULL, 0, NULL, 0) == CHANNEL_FAILED)
         error_set(error, "%s: %s", control_socket, strerror(errno));
     else
-        result = read_answer(channel, report, error);
+        result = read_answer(channel, wait_ms, report, error);
     close(channel);
     if (result == -1)
         tool_clear_report(report);
     return result;
+}
+
+int
+tool_fetch_report(const char *control_socket, struct tool_report *report, struct error *error)
+{
+    return tool_ask(control_socket, ADMIN_STATUS, ANSWER_MS, report, error);
 }
 
 void
@@ -311,8 +332,8 @@ tool_print_table(const struct tool_report *report)
 
 /* ---- the command line ---- */
 
-static const char *
-default_socket(void)
+const char *
+tool_default_socket(void)
 {
     const char *path = getenv("TLSAGENT_CONTROL");
 
@@ -329,7 +350,7 @@ tool_status(int argc, char **argv)
         {"help", no_argument, NULL, OPTION_HELP},
         {NULL, 0, NULL, 0},
     };
-    const char *path = default_socket();
+    const char *path = tool_default_socket();
     struct tool_report report;
     struct error error = {""};
     bool json = false;

@@ -14,6 +14,9 @@
 /* tlsagent status ...: argv[0] is "status". */
 int tool_status(int argc, char **argv);
 
+/* tlsagent upgrade ... */
+int tool_upgrade(int argc, char **argv);
+
 /* What the agent answered to `status`. */
 struct tool_report {
     struct admin_agent agent;
@@ -22,6 +25,14 @@ struct tool_report {
     struct admin_context *contexts; /* owned */
     size_t context_count;
 };
+
+/* The path of the control socket if none is given. */
+const char *tool_default_socket(void);
+
+/* Send one request without a body and take the answer; report stays empty but for the answer to
+ * ADMIN_STATUS. wait_ms: for each message. Returns 0, or -1 with an error. */
+int tool_ask(const char *control_socket, enum admin_type request, int wait_ms,
+             struct tool_report *report, struct error *error);
 
 /* Ask the agent behind the control socket. Returns 0, or -1 with an error. */
 int tool_fetch_report(const char *control_socket, struct tool_report *report, struct error *error);
@@ -34,5 +45,6 @@ void tool_print_json(const struct tool_report *report);
 /* The names of enum control_role and enum service_failure: "keeper", "not_permitted". */
 const char *tool_role_name(unsigned role);
 const char *tool_failure_name(unsigned failure);
+const char *tool_not_resumed_name(unsigned why); /* enum control_not_resumed: "ticket_bad" */
 
 #endif

@@ -10,10 +10,12 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "agent/generation.h"
 #include "agent/roles.h"
+#include "agent/ticket_state.h"
 #include "protocol/channel.h"
 #include "protocol/control.h"
 #include "protocol/keyops.h"
@@ -74,12 +76,10 @@ keeper_make_keys(void)
 static inline struct generation_secret *
 keeper_secret_part(size_t count)
 {
-    static const uint8_t ticket_secret[GENERATION_TICKET_SECRET] = "a ticket secret for the tests";
     struct generation_secret *secret = fixture_keep(calloc(1, sizeof(*secret)));
 
     keeper_make_keys();
     secret->generation = KEEPER_GENERATION;
-    secret->ticket_secret = ticket_secret;
     secret->keys = fixture_keep(calloc(count, sizeof(secret->keys[0])));
     secret->key_count = count;
     for (size_t i = 0; i < count; i++) {
@@ -159,6 +159,19 @@ keeper_control(const struct keeper_run *run, struct channel_message *message, in
                                 &error, wait_ms) == CHANNEL_OK;
 }
 
+/* A page of ticket keys. */
+static inline int
+keeper_tickets_fd(void)
+{
+    const struct ticket_plan plan = {
+        .now = (uint64_t)time(NULL), .period = 10800, .life = 43200, .group = ""};
+    int fd = memfd_create("tickets", MFD_CLOEXEC);
+    struct error error = {""};
+
+    REQUIRE(ticket_state_make(fd, -1, &plan, &error) == 0);
+    return fd;
+}
+
 /* Start a keeper and give it the generation. Its log goes to log_fd (-1: to our stderr). */
 static inline struct keeper_run
 keeper_start(int secret_fd, int log_fd)
@@ -168,7 +181,7 @@ keeper_start(int secret_fd, int log_fd)
     struct channel_message message;
     struct control_hello hello;
     struct control_ready ready;
-    int control[2], peer[2];
+    int control[2], peer[2], tickets = keeper_tickets_fd();
     uint8_t body[16];
 
     REQUIRE(channel_pair(control) == 0 && channel_pair(peer) == 0);
@@ -196,6 +209,8 @@ keeper_start(int secret_fd, int log_fd)
     REQUIRE(channel_send(run.control, CONTROL_SECRET, body,
                          control_put_generation(&generation, body, sizeof(body)), &secret_fd,
                          1) == CHANNEL_OK);
+    REQUIRE(channel_send(run.control, CONTROL_TICKETS, NULL, 0, &tickets, 1) == CHANNEL_OK);
+    close(tickets);
     REQUIRE(keeper_control(&run, &message, 20000) && message.type == CONTROL_READY);
     REQUIRE(control_get_ready(&ready, message.body, message.size) &&
             ready.generation == KEEPER_GENERATION);

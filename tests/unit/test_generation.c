@@ -189,36 +189,6 @@ START_TEST(round_trip)
 }
 END_TEST
 
-/* Tag and ticket secret differ each time. */
-START_TEST(randomness)
-{
-    uint8_t tags[2][GENERATION_TAG], secrets[2][GENERATION_TICKET_SECRET];
-
-    for (int i = 0; i < 2; i++) {
-        struct generation_writer *writer = sample();
-        int public_fd = new_memfd(), secret_fd = new_memfd();
-        struct error error = {""};
-        struct load_done done;
-        struct generation_public *part;
-        struct generation_secret *secret;
-
-        ck_assert_int_eq(generation_write(writer, public_fd, secret_fd, &done, &error), 0);
-        ck_assert_int_eq(generation_seal(public_fd, &error), 0);
-        part = generation_public_map(public_fd, &error);
-        secret = generation_secret_map(secret_fd, &error);
-        memcpy(tags[i], part->tag, sizeof(tags[i]));
-        memcpy(secrets[i], secret->ticket_secret, sizeof(secrets[i]));
-        generation_public_unmap(part);
-        generation_secret_unmap(secret);
-        generation_writer_free(writer);
-        close(public_fd);
-        close(secret_fd);
-    }
-    ck_assert_mem_ne(tags[0], tags[1], GENERATION_TAG);
-    ck_assert_mem_ne(secrets[0], secrets[1], GENERATION_TICKET_SECRET);
-}
-END_TEST
-
 /* memfd_secret: sized once, mapped shared, no seals. Only where the kernel has it. */
 START_TEST(memfd_secret_as_carrier)
 {
@@ -514,7 +484,7 @@ main(void)
     int failed;
 
     tcase_add_test(whole, round_trip);
-    tcase_add_test(whole, randomness);
+
     tcase_add_test(whole, memfd_secret_as_carrier);
     tcase_add_loop_test(whole, writer_refuses, 0,
                         sizeof(bad_identities) / sizeof(bad_identities[0]));

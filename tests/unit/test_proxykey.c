@@ -13,7 +13,6 @@
 #include "agent/proxyticket.h"
 #include "tests/unit/keeper_fixture.h"
 
-static const uint8_t tag[GENERATION_TAG] = "generation's tag";
 static const uint8_t scope[KEYOPS_SCOPE_SIZE] = "context www, no client verify";
 
 static struct keeper_run run;
@@ -41,7 +40,7 @@ set_up(void)
     run.peer = -1;
     ck_assert_msg(keeper != NULL, "%s", error.text);
     ck_assert_msg(proxykey_load(&error) == 0, "%s", error.text);
-    tickets = proxyticket_new(keeper, tag, &error);
+    tickets = proxyticket_new(keeper, &error);
     ck_assert_msg(tickets != NULL, "%s", error.text);
 }
 
@@ -416,25 +415,14 @@ tampered(SSL_SESSION *of, size_t from_end, bool refilter)
     found = memmem(der, (size_t)der_size, was, size);
     ck_assert_ptr_nonnull(found);
     found[size - from_end] ^= 1;
-    if (refilter) { /* only a handshaker could: the filter follows from the tag */
-        EVP_KDF *kdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
-        EVP_KDF_CTX *ctx = EVP_KDF_CTX_new(kdf);
-        char digest[] = "SHA256", info[] = "tlsagent ticket filter";
-        unsigned char key[GENERATION_TAG];
-        OSSL_PARAM params[] = {
-            OSSL_PARAM_construct_utf8_string("digest", digest, 0),
-            OSSL_PARAM_construct_octet_string("key", key, sizeof(key)),
-            OSSL_PARAM_construct_octet_string("info", info, sizeof(info) - 1),
-            OSSL_PARAM_construct_end(),
-        };
+    if (refilter) { /* only a handshaker could: it has the filter's key */
+        uint8_t filters[KEYOPS_FILTERS_MAX][KEYOPS_FILTER_SIZE];
 
-        memcpy(key, tag, sizeof(key));
-        ck_assert_int_eq(EVP_KDF_derive(ctx, filter, sizeof(filter), params), 1);
+        ck_assert_uint_eq(keycall_filters(keeper, filters), 1);
+        memcpy(filter, filters[0], sizeof(filter));
         ck_assert_ptr_nonnull(EVP_Q_mac(NULL, "HMAC", NULL, "SHA256", NULL, filter + 16, 32, found,
                                         size - 32, mac, sizeof(mac), &mac_size));
         memcpy(found + size - 32, mac, sizeof(mac));
-        EVP_KDF_CTX_free(ctx);
-        EVP_KDF_free(kdf);
     }
     next = der;
     session = d2i_SSL_SESSION(NULL, &next, der_size);

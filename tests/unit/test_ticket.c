@@ -7,7 +7,10 @@
 
 #define START 1900000000u /* 2030, somewhere within a period */
 
-static const uint8_t secret[GENERATION_TICKET_SECRET] = "secret of this generation";
+#define PERIOD 10800
+#define LIFE   43200
+
+static struct ticket_state page;
 static const uint8_t session[] = "a session with its master secret";
 static uint64_t now;
 
@@ -17,8 +20,14 @@ test_clock(void)
     return now;
 }
 
+static struct ticket_plan
+plan_now(void)
+{
+    return (struct ticket_plan){.now = now, .period = PERIOD, .life = LIFE, .group = ""};
+}
+
 static struct ticket_box *
-box_new(const uint8_t *of)
+box_new(struct ticket_state *of)
 {
     struct error error = {""};
     struct ticket_box *box = ticket_box_new(of, test_clock, &error);
@@ -52,7 +61,7 @@ static uint8_t opened[KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA];
 
 START_TEST(another_cell_opens_it)
 {
-    struct ticket_box *box = box_new(secret), *other = box_new(secret);
+    struct ticket_box *box = box_new(&page), *other = box_new(&page);
     size_t sealed_size = seal_session(box, sealed), size;
 
     ck_assert_int_eq(open_bytes(other, 1, sealed, sealed_size, opened, &size), 0);
@@ -66,28 +75,34 @@ END_TEST
 
 START_TEST(every_bit_counts)
 {
-    struct ticket_box *box = box_new(secret);
+    struct ticket_box *box = box_new(&page);
     size_t sealed_size = seal_session(box, sealed), size;
+    int refusal;
 
     for (size_t bit = 0; bit < 8 * sealed_size; bit++) {
         sealed[bit / 8] ^= (uint8_t)(1 << bit % 8);
-        ck_assert_int_eq(open_bytes(box, 1, sealed, sealed_size, opened, &size), KEYOPS_BAD_TICKET);
+        refusal = open_bytes(box, 1, sealed, sealed_size, opened, &size);
+        ck_assert(refusal == KEYOPS_BAD_TICKET || refusal == KEYOPS_OLD_TICKET ||
+                  refusal == KEYOPS_FUTURE_TICKET);
         ck_assert_uint_eq(size, 0);
         sealed[bit / 8] ^= (uint8_t)(1 << bit % 8);
     }
     for (size_t shorter = 0; shorter < sealed_size; shorter++)
-        ck_assert_int_eq(open_bytes(box, 1, sealed, shorter, opened, &size), KEYOPS_BAD_TICKET);
+        ck_assert_int_ne(open_bytes(box, 1, sealed, shorter, opened, &size), 0);
     ck_assert_int_eq(open_bytes(box, 1, sealed, sealed_size, opened, &size), 0);
     ticket_box_free(box);
 }
 END_TEST
 
-START_TEST(another_scope_or_generation_does_not_open_it)
+START_TEST(another_scope_or_agent_does_not_open_it)
 {
-    static const uint8_t other_secret[GENERATION_TICKET_SECRET] = "of another generation";
-    struct ticket_box *box = box_new(secret), *other = box_new(other_secret);
+    struct ticket_plan plan = plan_now();
+    struct ticket_state other_page;
+    struct ticket_box *box = box_new(&page), *other;
     size_t sealed_size = seal_session(box, sealed), size;
 
+    ck_assert(ticket_state_fill(&other_page, NULL, &plan));
+    other = box_new(&other_page);
     ck_assert_int_eq(open_bytes(box, 2, sealed, sealed_size, opened, &size), KEYOPS_BAD_TICKET);
     ck_assert_int_eq(open_bytes(other, 1, sealed, sealed_size, opened, &size), KEYOPS_BAD_TICKET);
     ticket_box_free(box);
@@ -97,29 +112,211 @@ END_TEST
 
 START_TEST(it_lives_twelve_hours_and_is_renewed)
 {
-    struct ticket_box *box = box_new(secret);
+    struct ticket_box *box = box_new(&page);
     size_t sealed_size, size;
 
-    now = START / TICKET_PERIOD * TICKET_PERIOD + TICKET_PERIOD - 1; /* the worst moment */
+    now = START / PERIOD * PERIOD + PERIOD - 1; /* the worst moment */
     sealed_size = seal_session(box, sealed);
     ck_assert_int_eq(open_bytes(box, 1, sealed, sealed_size, opened, &size), 0);
     ck_assert_uint_eq(opened[0], 0);
     for (unsigned hours = 3; hours <= 12; hours += 3) {
-        now += TICKET_PERIOD;
+        now += PERIOD;
         ck_assert_int_eq(open_bytes(box, 1, sealed, sealed_size, opened, &size), 0);
         ck_assert_uint_eq(opened[0], 1);
     }
     now += 1; /* beyond the fourth old period */
-    ck_assert_int_eq(open_bytes(box, 1, sealed, sealed_size, opened, &size), KEYOPS_BAD_TICKET);
-    now -= 5 * TICKET_PERIOD + 1; /* before it was made */
-    ck_assert_int_eq(open_bytes(box, 1, sealed, sealed_size, opened, &size), KEYOPS_BAD_TICKET);
+    ck_assert_int_eq(open_bytes(box, 1, sealed, sealed_size, opened, &size), KEYOPS_OLD_TICKET);
+    now -= 2 * PERIOD; /* what was forgotten does not come back when the clock is set back */
+    ck_assert_int_eq(open_bytes(box, 1, sealed, sealed_size, opened, &size), KEYOPS_OLD_TICKET);
+    ticket_box_free(box);
+}
+END_TEST
+
+/* Two hosts: one clock may be a little ahead of the other's, not much. */
+START_TEST(tickets_from_the_future_are_refused)
+{
+    static const struct {
+        unsigned ahead; /* seconds */
+        int refusal;
+    } cases[] = {
+        {2, 0},
+        {TICKET_SKEW, 0},
+        {TICKET_SKEW + 2, KEYOPS_FUTURE_TICKET},
+        {2 * PERIOD, KEYOPS_FUTURE_TICKET},
+        {1000 * PERIOD, KEYOPS_FUTURE_TICKET},
+    };
+    uint64_t boundary = START / PERIOD * PERIOD + PERIOD;
+    struct ticket_state ahead = page;
+    struct ticket_box *box = box_new(&page), *host;
+    size_t sealed_size, size;
+
+    now = boundary;
+    host = box_new(&ahead);
+    sealed_size = seal_session(host, sealed);
+    if (cases[_i].ahead > PERIOD) {
+        now = boundary + cases[_i].ahead;
+        sealed_size = seal_session(host, sealed);
+        now -= cases[_i].ahead;
+    }
+    now -= cases[_i].ahead > PERIOD ? 1 : cases[_i].ahead;
+    ck_assert_int_eq(open_bytes(box, 1, sealed, sealed_size, opened, &size), cases[_i].refusal);
+    if (cases[_i].refusal == 0)
+        ck_assert_uint_eq(opened[0], 0); /* not older than the current key: no renewal */
+    ticket_box_free(box);
+    ticket_box_free(host);
+}
+END_TEST
+
+/* A page holds the oldest secret that is still needed, and no way back. */
+START_TEST(what_has_expired_is_forgotten)
+{
+    uint8_t before[TICKET_SECRET_SIZE], after[TICKET_SECRET_SIZE], same[TICKET_SECRET_SIZE];
+    struct ticket_box *box = box_new(&page), *idle = box_new(&page);
+    struct ticket_source *source = &page.sources[0];
+    uint64_t first, oldest;
+
+    ck_assert(ticket_source_oldest(source, &first));
+    ck_assert_uint_eq(first, START / PERIOD - 4);
+    ck_assert(ticket_source_secret(source, first, before));
+    ck_assert(ticket_source_secret(source, first + 7, after));
+    for (int i = 0; i < 7; i++) {
+        now += PERIOD;
+        ticket_tick(i % 2 == 0 ? box : idle);
+    }
+    ck_assert(ticket_source_oldest(source, &oldest));
+    ck_assert_uint_eq(oldest, first + 7);
+    ck_assert(ticket_source_secret(source, oldest, same));
+    ck_assert_mem_eq(same, after, sizeof(same));
+    ck_assert(!ticket_source_secret(source, oldest - 1, same));
+    ck_assert_ptr_null(memmem(&page, sizeof(page), before, sizeof(before)));
+    ticket_box_free(box);
+    ticket_box_free(idle);
+}
+END_TEST
+
+/* A keeper killed at any byte of its step forward: the others find a whole slot. */
+START_TEST(a_torn_step_forward_harms_nothing)
+{
+    struct ticket_state before = page, after;
+    uint8_t wanted[TICKET_SECRET_SIZE], found[TICKET_SECRET_SIZE];
+    uint64_t first;
+
+    ck_assert(ticket_source_oldest(&page.sources[0], &first));
+    ck_assert(ticket_source_secret(&page.sources[0], first + 3, wanted));
+    ticket_source_advance(&page.sources[0], first + 1);
+    after = page;
+    /* It writes the second slot, then wipes the first. */
+    for (size_t i = 0; i <= 2 * sizeof(struct ticket_slot); i++) {
+        size_t second = i < sizeof(struct ticket_slot) ? i : sizeof(struct ticket_slot);
+
+        page = before;
+        memcpy(&page.sources[0].slots[1], &after.sources[0].slots[1], second);
+        memset(&page.sources[0].slots[0], 0, i - second);
+        ck_assert(ticket_source_secret(&page.sources[0], first + 3, found));
+        ck_assert_mem_eq(found, wanted, sizeof(wanted));
+        ticket_source_advance(&page.sources[0], first + 2);
+        ck_assert(ticket_source_secret(&page.sources[0], first + 3, found));
+        ck_assert_mem_eq(found, wanted, sizeof(wanted));
+    }
+}
+END_TEST
+
+/* A new instance goes on with the page of the one before it. */
+START_TEST(a_restart_keeps_the_keys)
+{
+    struct ticket_plan plan = plan_now();
+    struct ticket_state next;
+    struct ticket_box *box = box_new(&page), *after;
+    size_t sealed_size = seal_session(box, sealed), size;
+
+    now += 2 * PERIOD;
+    plan.now = now;
+    ck_assert(ticket_state_fill(&next, &page, &plan));
+    after = box_new(&next);
+    ck_assert_int_eq(open_bytes(after, 1, sealed, sealed_size, opened, &size), 0);
+    ck_assert_uint_eq(opened[0], 1);
+    ticket_box_free(after);
+    plan.period = PERIOD / 2; /* other periods: a new beginning */
+    ck_assert(ticket_state_fill(&next, &page, &plan));
+    after = box_new(&next);
+    ck_assert_int_ne(open_bytes(after, 1, sealed, sealed_size, opened, &size), 0);
+    ticket_box_free(after);
+    ticket_box_free(box);
+}
+END_TEST
+
+/* Hosts with one secret agree, whenever each of them was started; those of another do not. */
+START_TEST(a_fleet_agrees)
+{
+    static const uint8_t secret[40] = "the secret of the fleet, many bytes";
+    struct ticket_plan plan = plan_now();
+    struct ticket_state host, other;
+    struct ticket_box *box, *there;
+    uint8_t filters[2][KEYOPS_FILTERS_MAX * KEYOPS_FILTER_SIZE];
+    size_t sealed_size, size;
+
+    plan.fleet = secret;
+    plan.fleet_size = sizeof(secret);
+    ck_assert(ticket_state_fill(&host, NULL, &plan));
+    box = box_new(&host);
+    now += 30 * PERIOD + 77;
+    plan.now = now;
+    ck_assert(ticket_state_fill(&other, NULL, &plan));
+    there = box_new(&other);
+    sealed_size = seal_session(box, sealed);
+    ck_assert_int_eq(open_bytes(there, 1, sealed, sealed_size, opened, &size), 0);
+    ticket_filters(box, filters[0], &size);
+    ticket_filters(there, filters[1], &size);
+    ck_assert_uint_eq(size, KEYOPS_FILTER_SIZE);
+    ck_assert_mem_eq(filters[0], filters[1], KEYOPS_FILTER_SIZE);
+    ticket_box_free(there);
+
+    plan.group = "dedicated"; /* another cell group of the fleet */
+    ck_assert(ticket_state_fill(&other, NULL, &plan));
+    there = box_new(&other);
+    ck_assert_int_eq(open_bytes(there, 1, sealed, sealed_size, opened, &size), KEYOPS_BAD_TICKET);
+    ticket_box_free(there);
+    ticket_box_free(box);
+}
+END_TEST
+
+START_TEST(a_replaced_secret_still_opens_until_its_tickets_have_expired)
+{
+    static const uint8_t secrets[2][32] = {"the old secret of the fleet", "the new one"};
+    struct ticket_plan plan = plan_now();
+    struct ticket_state old, next;
+    struct ticket_box *box;
+    uint8_t first[128], filters[KEYOPS_FILTERS_MAX * KEYOPS_FILTER_SIZE];
+    size_t size, first_size;
+
+    plan.fleet = secrets[0];
+    plan.fleet_size = sizeof(secrets[0]);
+    ck_assert(ticket_state_fill(&old, NULL, &plan));
+    box = box_new(&old);
+    first_size = seal_session(box, first);
+    ticket_box_free(box);
+    plan.fleet = secrets[1];
+    ck_assert(ticket_state_fill(&next, &old, &plan));
+    box = box_new(&next);
+    ticket_filters(box, filters, &size);
+    ck_assert_uint_eq(size, 2 * KEYOPS_FILTER_SIZE);
+    ck_assert_int_eq(open_bytes(box, 1, first, first_size, opened, &size), 0);
+    ck_assert_uint_eq(opened[0], 1); /* to be renewed, under the new secret */
+    seal_session(box, sealed);
+    ck_assert_int_eq(open_bytes(box, 1, sealed, first_size, opened, &size), 0);
+    ck_assert_uint_eq(opened[0], 0);
+    now += 6 * PERIOD;
+    ck_assert_int_ne(open_bytes(box, 1, first, first_size, opened, &size), 0);
+    ck_assert_uint_eq(next.sources[1].kind, TICKET_NONE);
+    ticket_filters(box, filters, &size);
+    ck_assert_uint_eq(size, KEYOPS_FILTER_SIZE);
     ticket_box_free(box);
 }
 END_TEST
 
 START_TEST(each_seal_has_its_own_nonce_and_each_period_its_key)
 {
-    struct ticket_box *box = box_new(secret);
+    struct ticket_box *box = box_new(&page);
     uint8_t first[128], second[128];
     size_t size = seal_session(box, first);
 
@@ -128,7 +325,7 @@ START_TEST(each_seal_has_its_own_nonce_and_each_period_its_key)
     ck_assert_mem_ne(first, second, sizeof(session));
     /* A ticket moved to another period is a forgery. */
     first[sizeof(session) + 3] ^= 1;
-    now ^= TICKET_PERIOD;
+    now ^= PERIOD;
     ck_assert_int_eq(open_bytes(box, 1, first, size, opened, &size), KEYOPS_BAD_TICKET);
     ticket_box_free(box);
 }
@@ -137,7 +334,7 @@ END_TEST
 START_TEST(sizes_are_bounded)
 {
     static uint8_t big[KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA + 1];
-    struct ticket_box *box = box_new(secret);
+    struct ticket_box *box = box_new(&page);
     struct keyops_ticket request = {.data = big, .data_size = KEYOPS_TICKET_MAX};
     size_t size;
 
@@ -158,7 +355,7 @@ END_TEST
 
 START_TEST(opens_are_limited_per_second)
 {
-    struct ticket_box *box = box_new(secret);
+    struct ticket_box *box = box_new(&page);
     size_t sealed_size = seal_session(box, sealed), size;
 
     for (unsigned i = 0; i < TICKET_OPENS_PER_SECOND; i++)
@@ -173,7 +370,11 @@ END_TEST
 static void
 set_up(void)
 {
+    struct ticket_plan plan;
+
     now = START;
+    plan = plan_now();
+    ck_assert(ticket_state_fill(&page, NULL, &plan));
 }
 
 int
@@ -188,8 +389,14 @@ main(void)
     tcase_add_checked_fixture(tcase, set_up, NULL);
     tcase_add_test(tcase, another_cell_opens_it);
     tcase_add_test(tcase, every_bit_counts);
-    tcase_add_test(tcase, another_scope_or_generation_does_not_open_it);
+    tcase_add_test(tcase, another_scope_or_agent_does_not_open_it);
     tcase_add_test(tcase, it_lives_twelve_hours_and_is_renewed);
+    tcase_add_loop_test(tcase, tickets_from_the_future_are_refused, 0, 5);
+    tcase_add_test(tcase, what_has_expired_is_forgotten);
+    tcase_add_test(tcase, a_torn_step_forward_harms_nothing);
+    tcase_add_test(tcase, a_restart_keeps_the_keys);
+    tcase_add_test(tcase, a_fleet_agrees);
+    tcase_add_test(tcase, a_replaced_secret_still_opens_until_its_tickets_have_expired);
     tcase_add_test(tcase, each_seal_has_its_own_nonce_and_each_period_its_key);
     tcase_add_test(tcase, sizes_are_bounded);
     tcase_add_test(tcase, opens_are_limited_per_second);
