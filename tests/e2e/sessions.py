@@ -1,0 +1,328 @@
+#!/usr/bin/env python3
+"""Sessions resume wherever and whenever they should, and nowhere else."""
+import os
+import pathlib
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+from e2e import (BUILD, IDENTITIES, Agent, Process, Scene, answers, ca, check, context, facts_of, fetch,  # noqa: E402
+                 identity, main, run, wait_until)
+
+CLIENTS = int(os.environ.get("CLIENTS", "1000"))  # per way of resuming
+
+
+def settings(kind, certificate=None):
+    """An SSL context of a client that resumes by "13" (tickets), "12" (tickets) or "id"."""
+    result = ssl.create_default_context(cafile=ca())
+    result.maximum_version = result.minimum_version = \
+        ssl.TLSVersion.TLSv1_3 if kind == "13" else ssl.TLSVersion.TLSv1_2
+    if kind == "id":
+        result.options |= ssl.OP_NO_TICKET
+    if certificate:
+        result.load_cert_chain(*certificate)
+    return result
+
+
+def connect(port, ctx, session=None, name="localhost"):
+    """One connection; returns (its session, whether it was resumed, the facts page)."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
+        with ctx.wrap_socket(raw, server_hostname=name, session=session) as connection:
+            page = facts_of(fetch(connection))
+            return connection.session, connection.session_reused, page
+
+
+def make_sessions(port, kind, count, certificate=None):
+    """count sessions, each of a full handshake."""
+    ctx = settings(kind, certificate)
+    sessions = []
+    for _ in range(count):
+        session, resumed, _ = connect(port, ctx)
+        check(not resumed, "resumed without a session")
+        sessions.append(session)
+    return ctx, sessions
+
+
+def resume(port, ctx, sessions):
+    """Reconnect with each; returns how many were resumed."""
+    return sum(connect(port, ctx, session)[1] for session in sessions)
+
+
+def at_least(share, resumed, count, what):
+    print(f"{what}: {resumed} of {count} resumed ({100 * resumed / count:.2f} %)")
+    check(resumed >= share * count, f"{what}: only {resumed} of {count} resumed")
+
+
+def not_resumed(agent, name="www"):
+    return next(one for one in agent.status()["contexts"] if one["name"] == name)["not_resumed"]
+
+
+def many(port, kind, count):
+    """count clients in threads, each a full handshake and then one resumption."""
+    done = []
+    lock = threading.Lock()
+
+    def work(share):
+        ctx, sessions = make_sessions(port, kind, share)
+        resumed = resume(port, ctx, sessions)
+        with lock:
+            done.append(resumed)
+    threads = [threading.Thread(target=work, args=(count // 8,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    check(len(done) == 8, "some clients failed")
+    return sum(done), count // 8 * 8
+
+
+def test_all_workers_and_cells_resume():
+    with Scene() as scene:
+        agent = scene.agent(cells=2)
+        server = scene.server(agent, workers=4)
+        for kind in ("13", "12", "id"):
+            resumed, count = many(server.port, kind, CLIENTS)
+            at_least(0.99, resumed, count, f"4 workers, 2 cells, {kind}")
+        cells = {process["cell"] for process in agent.status()["processes"]
+                 if process["role"] == "keeper" and process["tickets_opened"] > 0}
+        check(len(cells) == 2, "not both cells opened tickets:", cells)
+
+
+def gnutls(port, priority, *options):
+    """gnutls-cli connects, and again with the first session: was that resumed?"""
+    done = run(["gnutls-cli", "--resume", "--x509cafile", ca(), "--priority", priority, *options, "-p", port,
+                "localhost"], check_status=False, input="GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    check(done.stdout.count("Handshake was completed") >= 1, done.stdout[-2000:])
+    return "This is a resumed session" in done.stdout
+
+
+def test_gnutls_clients_resume():
+    with Scene() as scene:
+        server = scene.server(scene.agent(cells=2), workers=4)
+        for name, priority in (("13", "NORMAL:-VERS-ALL:+VERS-TLS1.3"), ("12", "NORMAL:-VERS-ALL:+VERS-TLS1.2"),
+                               ("id", "NORMAL:-VERS-ALL:+VERS-TLS1.2:%NO_TICKETS")):
+            count = 10
+            at_least(0.99, sum(gnutls(server.port, priority) for _ in range(count)), count, f"gnutls, {name}")
+
+
+def test_sessions_survive_the_death_of_a_cell():
+    with Scene() as scene:
+        agent = scene.agent(cells=2)
+        server = scene.server(agent, workers=2)
+        made = {kind: make_sessions(server.port, kind, 100) for kind in ("13", "12", "id")}
+        before = agent.roles()
+        for kind in ("handshaker", "keeper"):
+            os.kill(agent.pids(kind)[0], signal.SIGKILL)
+            wait_until(lambda: len(agent.roles()) == len(before) and not set(agent.roles()) == set(before), 5, "replaced")
+            time.sleep(1.5)
+        for kind, (ctx, sessions) in made.items():
+            at_least(0.99, resume(server.port, ctx, sessions), len(sessions), f"after the death of two cells, {kind}")
+
+
+def test_key_rotation():
+    """Keys of two seconds: a session resumes all through its life, and not after it."""
+    with Scene() as scene:
+        agent = scene.agent(ticket_period=2, ticket_life=10)
+        server = scene.server(agent)
+        made = {kind: make_sessions(server.port, kind, 40) for kind in ("13", "12", "id")}
+        start = time.monotonic()
+        for age in (3, 7):
+            time.sleep(max(0, start + age - time.monotonic()))
+            for kind, (ctx, sessions) in made.items():
+                part = sessions[:20] if age == 3 else sessions[20:]
+                at_least(0.99, resume(server.port, ctx, part), 20, f"{age} s old, keys of 2 s, {kind}")
+        ctx, sessions = made["12"]
+        _, old = made["13"]
+        time.sleep(max(0, start + 15 - time.monotonic()))
+        check(resume(server.port, ctx, sessions) == 0, "a session outlived ticket_life")
+        check(resume(server.port, made["13"][0], old) == 0, "a TLS 1.3 session outlived ticket_life")
+        ctx, sessions = made["id"]
+        check(resume(server.port, ctx, sessions) == 0, "a session by id outlived ticket_life")
+        counted = not_resumed(agent)
+        print("not resumed:", counted)
+        check(counted["ticket_expired"] >= 40, "expired tickets are not counted")
+
+
+def test_off_means_off():
+    """No TLS 1.2 tickets, no cache, no early data."""
+    with Scene() as scene:
+        agent = scene.agent(context("www", tickets_tls12="off"))
+        port = scene.server(agent).port
+        ctx, sessions = make_sessions(port, "12", 5)
+        check(not any(session.has_ticket for session in sessions), "a TLS 1.2 ticket was sent")
+        check(resume(port, ctx, sessions) == 5, "the same clients resume by session id")
+        ctx, sessions = make_sessions(port, "13", 5)
+        check(resume(port, ctx, sessions) == 5, "TLS 1.3 tickets are not affected")
+    with Scene() as scene:
+        agent = scene.agent(session_cache_size=0)
+        port = scene.server(agent).port
+        ctx, sessions = make_sessions(port, "id", 5)
+        check(resume(port, ctx, sessions) == 0, "resumed by id without a cache")
+        shown = run(["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "localhost", "-tls1_3",
+                     "-CAfile", ca(), "-ign_eof"], input="GET / HTTP/1.0\r\nConnection: close\r\n\r\n")
+        offered = re.findall(r"Max Early Data: (\d+)", shown.stdout)
+        check(offered and set(offered) == {"0"}, "early data is offered, or no ticket came:", shown.stdout[-1500:])
+
+
+class StoredAgent(Agent):
+    """An agent with a service manager's fd store: what it stores, its next instance gets."""
+
+    def __init__(self, scene, *contexts, **options):
+        self.path = scene.directory / "notify"
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.manager.bind(str(self.path))
+        self.manager.setblocking(False)
+        self.store = {}
+        super().__init__(scene, *contexts, **options)
+
+    def listen(self):
+        """Take what the agent said since the last time."""
+        said = []
+        while True:
+            try:
+                text, fds, _, _ = socket.recv_fds(self.manager, 4096, 4)
+            except BlockingIOError:
+                return said
+            words = dict(line.split("=", 1) for line in text.decode().splitlines())
+            if "FDSTOREREMOVE" in words and words["FDNAME"] in self.store:
+                os.close(self.store.pop(words["FDNAME"]))
+            if "FDSTORE" in words:
+                self.store[words["FDNAME"]] = fds[0]
+            said.append(words)
+
+    def start(self):
+        places = " ".join(f"{3 + i}<&{fd}" for i, fd in enumerate(self.store.values()))
+        for fd in self.store.values():
+            os.set_inheritable(fd, True)
+        os.environ.update(NOTIFY_SOCKET=str(self.path), LISTEN_FDS=str(len(self.store)),
+                          LISTEN_FDNAMES=":".join(self.store))
+        popen = subprocess.Popen
+        try:
+            subprocess.Popen = lambda *words, **named: popen(*words, close_fds=False, **named)
+            self.process = Process(self.scene, "tlsagentd", [
+                "bash", "-c", f"exec {places}; LISTEN_PID=$$ exec {BUILD}/tlsagentd --foreground -c {self.file}"])
+        finally:
+            subprocess.Popen = popen
+            for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_FDNAMES"):
+                del os.environ[name]
+        wait_until(self.ready, 30, "the agent answers `tlsagent status`")
+
+    def kill(self):
+        self.listen()
+        super().kill()
+
+
+def made_by_all(port, count=100):
+    return {kind: make_sessions(port, kind, count) for kind in ("13", "12", "id")}
+
+
+def all_resume(port, made, what):
+    for kind, (ctx, sessions) in made.items():
+        at_least(0.99, resume(port, ctx, sessions), len(sessions), f"{what}, {kind}")
+
+
+def test_sessions_survive_a_restart():
+    """Through the fd store of a service manager, after a clean end and after kill -9."""
+    with Scene() as scene:
+        agent = StoredAgent(scene)
+        server = scene.server(agent)
+        made = made_by_all(server.port)
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            said = agent.listen()
+            check(set(agent.store) == {"tickets.", "sessions"}, "in the store:", sorted(agent.store))
+            check(how == signal.SIGKILL or {"READY": "1"} in said, "no READY=1", said)
+            if how == signal.SIGTERM:
+                agent.process.stop()
+            else:
+                agent.kill()
+            agent.start()
+            wait_until(lambda: answers(server.port), 5, "the workers find the new agent")
+            all_resume(server.port, made, f"after a restart ({how.name})")
+        # Without the store the next agent knows nothing of them: full handshakes, and no error.
+        agent.listen()
+        agent.process.stop()
+        agent.store.clear()
+        agent.start()
+        wait_until(lambda: answers(server.port), 5, "the workers find the new agent")
+        for kind, (ctx, sessions) in made.items():
+            check(resume(server.port, ctx, sessions) == 0, f"{kind} resumed from nowhere")
+        counted = not_resumed(agent)
+        print("a new agent:", counted)
+        check(counted["ticket_unknown"] == 200 and counted["session_unknown"] == 100, counted)
+
+
+def test_sessions_survive_an_upgrade():
+    with Scene() as scene:
+        agent = scene.agent()
+        server = scene.server(agent)
+        made = made_by_all(server.port)
+        before = agent.roles()
+        with socket.create_connection(("127.0.0.1", server.port)) as raw, \
+                settings("13").wrap_socket(raw, server_hostname="localhost") as connection:
+            run([BUILD / "tlsagent", "upgrade", "--socket", agent.control])
+            wait_until(lambda: len(agent.roles()) == len(before) and not set(agent.roles()) & set(before), 10,
+                       "all roles are new")
+            wait_until(lambda: answers(server.port), 5, "the workers find the new agent")
+            check(b"TLS version" in fetch(connection), "an open connection is lost")
+        check(agent.process.alive(), "the process id has changed")
+        all_resume(server.port, made, "after an upgrade")
+        # What would not start is not become.
+        text = agent.file.read_text()
+        agent.file.write_text(text + "nonsense = 1\n")
+        roles = agent.roles()
+        refused = run([BUILD / "tlsagent", "upgrade", "--socket", agent.control], check_status=False)
+        check(refused.returncode == 1 and "nothing was changed" in refused.stdout, refused.stdout)
+        check(agent.roles() == roles, "roles were replaced")
+        all_resume(server.port, made, "after an upgrade that was refused")
+
+
+def test_a_fleet_shares_tickets():
+    """Two agents with one secret; it is replaced while they run; a third has another one."""
+    with Scene() as scene, Scene() as other, Scene() as stranger:
+        files = []
+        for place, text in ((scene, "one"), (other, "one"), (stranger, "another")):
+            files.append(place.directory / "secret")
+            files[-1].write_text(f"{text} secret of a fleet, which must be long\n")
+        agents, ports = [], []
+        for place in (scene, other, stranger):
+            agent = place.agent(context("www"), f'fleet {{ secret_file = "{place.directory}/secret" }}\n')
+            agents.append(agent)
+            ports.append(place.server(agent).port)
+        kinds = ("13", "12")
+        made = {kind: make_sessions(ports[0], kind, 100) for kind in kinds}
+        for kind, (ctx, sessions) in made.items():
+            at_least(0.99, resume(ports[1], ctx, sessions), 100, f"the other host of the fleet, {kind}")
+            check(resume(ports[2], ctx, sessions[:10]) == 0, "resumed on a host of no fleet of ours")
+        check(not_resumed(agents[2])["ticket_unknown"] == 20, "not counted")
+        # The secret is replaced: old tickets are good, new ones are of the new secret.
+        for file in files[:2]:
+            (file.parent / "new").write_text("two secret of a fleet, which must be long\n")
+            os.rename(file.parent / "new", file)
+        for agent in agents[:2]:
+            agent.process.wait_for("new tickets are of the new secret", 10)
+        time.sleep(1.2)
+        for kind, (ctx, sessions) in made.items():
+            at_least(0.99, resume(ports[1], ctx, sessions), 100, f"after a new secret, old ticket, {kind}")
+        made = {kind: make_sessions(ports[0], kind, 100) for kind in kinds}
+        for kind, (ctx, sessions) in made.items():
+            at_least(0.99, resume(ports[1], ctx, sessions), 100, f"after a new secret, new ticket, {kind}")
+        # One that is too short changes nothing.
+        files[0].write_text("short")
+        agents[0].process.wait_for("the ticket keys stay as they are", 10)
+        for kind, (ctx, sessions) in made.items():
+            check(resume(ports[0], ctx, sessions) == 100, "keys were lost")
+        # A restart of a host makes its keys again from the secret.
+        agents[1].process.stop()
+        agents[1].start()
+        wait_until(lambda: answers(ports[1]), 5, "the workers find the new agent")
+        for kind, (ctx, sessions) in made.items():
+            at_least(0.99, resume(ports[1], ctx, sessions), 100, f"after a restart of the other host, {kind}")
+
+
+main()
