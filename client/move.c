@@ -104,10 +104,13 @@ parcel_clear(struct parcel *parcel)
 }
 
 static void
-describe_facts(const struct conn_facts *facts, struct move_connection *m)
+describe_facts(const struct tlsagent_conn *conn, struct move_connection *m)
 {
+    const struct conn_facts *facts = conn->facts;
     if (facts->resumed)
         m->flags |= MOVE_RESUMED;
+    if (conn->plain)
+        m->flags |= MOVE_PLAIN;
     m->form = facts->form;
     m->agent_pid = facts->agent_pid;
     memcpy(m->context, facts->text, strlen(facts->text) + 1);
@@ -126,7 +129,7 @@ parcel_pack(struct parcel *parcel, struct tlsagent_conn *conn)
     int rc = 0;
 
     *parcel = (struct parcel){.type = MOVE_CONNECTION, .fds = {conn->fd, -1}};
-    describe_facts(conn->facts, &m);
+    describe_facts(conn, &m);
     if (stream_describe(&conn->stream, &m, &error) == -1)
         return conn_set_error(conn, conn->stream.code, "%s", error.text);
     parcel->body = malloc(CHANNEL_BODY_MAX);
@@ -183,6 +186,12 @@ tlsagent_conn_send(struct tlsagent_conn *conn, int unix_socket)
     conn_clear_error(conn);
     if (conn->phase != CONN_DONE)
         return conn_set_error(conn, TLSAGENT_E_ARGUMENT, "the handshake is not done");
+    if (conn->stopped)
+        return conn_set_error(conn, TLSAGENT_E_ARGUMENT,
+                              "TLS was stopped: pass the descriptor itself on");
+    if (conn->facts->form == SERVICE_FORM_STREAM)
+        return conn_set_error(conn, TLSAGENT_E_ARGUMENT,
+                              "the connection is a plain descriptor: pass that on");
     flags = fcntl(unix_socket, F_GETFL);
     if (check_carrier(conn, unix_socket) == -1 || parcel_pack(&parcel, conn) == -1)
         return -1;
@@ -318,6 +327,7 @@ unpack_connection(struct tlsagent_conn *conn, struct move_connection *m,
         return -1;
     conn->fd = channel_take_fd(message, 0);
     conn->owns_fd = true;
+    conn->plain = (m->flags & MOVE_PLAIN) != 0;
     conn->phase = CONN_DONE;
     return 0;
 }
@@ -337,9 +347,7 @@ unpack(struct tlsagent_conn *conn, struct channel_message *message)
         !facts_chain_valid(m.chain, m.chain_size))
         rc =
             conn_set_error(conn, TLSAGENT_E_MOVED, "the other process sent a malformed connection");
-    else if (m.form != SERVICE_FORM_RECORDS)
-        rc = conn_set_error(conn, TLSAGENT_E_MOVED,
-                            "the other process sent a connection in a form that is not known here");
+
     else if (!is_connection(message->fds[0]))
         rc = conn_set_error(conn, TLSAGENT_E_MOVED,
                             "the other process sent something that is not a stream socket");

@@ -4,6 +4,9 @@
 #include <errno.h>
 #include <string.h>
 
+#include <openssl/crypto.h>
+
+#include "client/ktls.h"
 #include "client/pool.h"
 #include "client/stream_parts.h"
 
@@ -37,6 +40,9 @@ describe_failure(const struct stream_failure *failure, struct move_failure *m)
     case TLSAGENT_E_RECORD:
         m->kind = MOVE_PEER_RECORD;
         break;
+    case TLSAGENT_E_REKEY:
+        m->kind = MOVE_REKEY;
+        break;
     default:
         m->kind = MOVE_SYSTEM;
         break;
@@ -63,6 +69,9 @@ restore_failure(const struct move_failure *m, bool reading, struct stream_failur
                               "the peer broke the record protocol", TLSAGENT_E_RECORD},
         [MOVE_SYSTEM] = {"cannot read from the peer", "cannot write to the peer",
                          TLSAGENT_E_SYSTEM},
+        [MOVE_REKEY] = {"new keys are due, which this kernel cannot take (Linux 6.14 is needed)",
+                        "new keys are due, which this kernel cannot take (Linux 6.14 is needed)",
+                        TLSAGENT_E_REKEY},
     };
 
     if (m->kind == MOVE_NO_FAILURE)
@@ -93,6 +102,8 @@ flags_of(const struct stream *stream)
         {stream->closed, MOVE_CLOSED},
         {stream->broken, MOVE_BROKEN},
         {stream->push, MOVE_ANSWER_WAITS},
+        {stream->exact, MOVE_EXACT},
+        {stream->surplus, MOVE_SURPLUS},
     };
     uint16_t flags = 0;
 
@@ -111,6 +122,13 @@ stream_describe(struct stream *stream, struct move_connection *m, struct error *
         return -1;
     m->flags |= flags_of(stream);
     m->state = record->state;
+    if (record->in_kernel) { /* not looked at, and nobody else's */
+        OPENSSL_cleanse(m->state.send.key, sizeof(m->state.send.key));
+        OPENSSL_cleanse(m->state.send.iv, sizeof(m->state.send.iv));
+        OPENSSL_cleanse(m->state.receive.key, sizeof(m->state.receive.key));
+        OPENSSL_cleanse(m->state.receive.iv, sizeof(m->state.receive.iv));
+    }
+    m->owed_alert = stream->owed_alert == STREAM_NO_ALERT ? no_alert : (uint8_t)stream->owed_alert;
     m->skip = record->skip;
     m->idle = record->idle;
     m->message_size = record->message_size;
@@ -158,9 +176,12 @@ restore_buffers(struct stream *stream, const struct move_connection *m)
 int
 stream_restore(struct stream *stream, int fd, const struct move_connection *m, struct error *error)
 {
+    bool is_server = (m->flags & MOVE_SERVER) != 0;
     struct record *record;
 
-    if (stream_start(stream, fd, &m->state, (m->flags & MOVE_SERVER) != 0, NULL, 0, error) == -1)
+    if (m->form == SERVICE_FORM_KERNEL
+            ? ktls_start(stream, fd, &m->state, is_server, error) == -1
+            : stream_start(stream, fd, &m->state, is_server, NULL, 0, error) == -1)
         return -1;
     record = stream->record;
     record->skip = m->skip;
@@ -176,6 +197,9 @@ stream_restore(struct stream *stream, int fd, const struct move_connection *m, s
     stream->closed = (m->flags & MOVE_CLOSED) != 0;
     stream->broken = (m->flags & MOVE_BROKEN) != 0;
     stream->push = (m->flags & MOVE_ANSWER_WAITS) != 0;
+    stream->exact = (m->flags & MOVE_EXACT) != 0;
+    stream->surplus = (m->flags & MOVE_SURPLUS) != 0;
+    stream->owed_alert = m->owed_alert == no_alert ? STREAM_NO_ALERT : m->owed_alert;
     restore_failure(&m->read_failure, true, &stream->read_failure);
     restore_failure(&m->write_failure, false, &stream->write_failure);
     if (!restore_buffers(stream, m)) {

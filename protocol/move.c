@@ -5,12 +5,13 @@
 
 #include "protocol/wire.h"
 
-#define KEY_UPDATE                                                                                 \
-    24 /* the one handshake message that may be kept in pieces to its header's end                 \
-        */
+#define NO_ALERT UINT8_MAX
+
+/* The one handshake message that may be kept in pieces to the end of its header. */
+#define KEY_UPDATE 24
 
 /* Bytes of a body without texts, chain and waiting bytes. */
-#define FIXED_SIZE (2 + 2 + 1 + 4 + TRAFFIC_STATE_SIZE + 4 + 1 + 1 + MOVE_MESSAGE_MAX + 2 * 4)
+#define FIXED_SIZE (2 + 2 + 1 + 4 + TRAFFIC_STATE_SIZE + 4 + 1 + 1 + MOVE_MESSAGE_MAX + 1 + 2 * 4)
 #define BODY_MIN   (FIXED_SIZE + 3 + 3 * 4)
 #define LARGE_MAX                                                                                  \
     (BODY_MIN + 4 + SERVICE_NAME_MAX + SERVICE_HOST_MAX + SERVICE_ALPN_MAX + SERVICE_CHAIN_MAX +   \
@@ -64,6 +65,7 @@ move_put_connection(const struct move_connection *m, bool large, void *buffer, s
     wire_put_u8(&writer, m->idle);
     wire_put_u8(&writer, m->message_size);
     wire_put_bytes(&writer, m->message, sizeof(m->message));
+    wire_put_u8(&writer, m->owed_alert);
     put_failure(&writer, &m->read_failure);
     put_failure(&writer, &m->write_failure);
     wire_put_text(&writer, m->context);
@@ -85,8 +87,8 @@ static bool
 is_failure(const struct move_failure *failure)
 {
     if (failure->kind == MOVE_NO_FAILURE)
-        return failure->alert == UINT8_MAX && failure->number == 0;
-    return failure->kind <= MOVE_SYSTEM && failure->number < 4096;
+        return failure->alert == NO_ALERT && failure->number == 0;
+    return failure->kind <= MOVE_REKEY && failure->number < 4096;
 }
 
 static bool
@@ -121,13 +123,15 @@ is_sound(const struct move_connection *m)
         return false;
     switch (m->form) {
     case SERVICE_FORM_RECORDS:
-        break;
-    case SERVICE_FORM_KERNEL: /* the keys are in the socket; the next secrets may be here */
-    case SERVICE_FORM_STREAM: /* ... in the relay */
-        if (!has_no_keys(&m->state.send) || !has_no_keys(&m->state.receive))
+        if (m->owed_alert != NO_ALERT || (m->flags & MOVE_PLAIN) != 0)
             return false;
         break;
-    default:
+    case SERVICE_FORM_KERNEL: /* keys and records are in the socket; the next secrets may be here */
+        if (!has_no_keys(&m->state.send) || !has_no_keys(&m->state.receive) ||
+            m->received_size > 0 || m->unsent_size > 0)
+            return false;
+        break;
+    default: /* form STREAM is a descriptor and nothing else: it needs no message */
         return false;
     }
     /* A handshake message is either being collected or being passed over. */
@@ -158,6 +162,7 @@ move_get_connection(struct move_connection *m, bool large, const void *body, siz
     m->idle = wire_get_u8(&reader);
     m->message_size = wire_get_u8(&reader);
     wire_get_bytes(&reader, m->message, sizeof(m->message));
+    m->owed_alert = wire_get_u8(&reader);
     get_failure(&reader, &m->read_failure);
     get_failure(&reader, &m->write_failure);
     wire_get_text(&reader, m->context, sizeof(m->context));

@@ -45,7 +45,10 @@ enum move_flag {
     MOVE_CLOSED = 0x100,       /* our close_notify is sealed */
     MOVE_BROKEN = 0x200,       /* the socket takes no more bytes */
     MOVE_ANSWER_WAITS = 0x400, /* reads try to send the waiting ciphertext too */
-    MOVE_FLAGS = 0x7ff,        /* all of them */
+    MOVE_EXACT = 0x800,        /* TLS is being stopped: not a byte beyond a record is read */
+    MOVE_SURPLUS = 0x1000,     /* ... and the peer sent something behind its close_notify */
+    MOVE_PLAIN = 0x2000,       /* form KERNEL: for plain read() and write() on the fd */
+    MOVE_FLAGS = 0x3fff,       /* all of them */
 };
 
 enum move_failure_kind {
@@ -55,6 +58,7 @@ enum move_failure_kind {
     MOVE_PEER_ALERT,     /* the peer's fatal alert */
     MOVE_PEER_RECORD,    /* the peer broke the record protocol; alert is ours */
     MOVE_SYSTEM,         /* a system call failed: number is the errno */
+    MOVE_REKEY,          /* form KERNEL: new keys are due, which the kernel does not take */
 };
 
 /* Why a direction is over. */
@@ -74,6 +78,7 @@ struct move_connection {
     uint8_t idle;
     uint8_t message_size; /* bytes of a handshake message that came in pieces */
     uint8_t message[MOVE_MESSAGE_MAX];
+    uint8_t owed_alert; /* form KERNEL: to be sent; 255: none */
     struct move_failure read_failure;
     struct move_failure write_failure;
     char context[SERVICE_NAME_MAX];

@@ -363,9 +363,9 @@ END_TEST
 /* Each flag alone: it arrives, and no other. */
 START_TEST(every_flag_goes_along)
 {
-    static const char *const names[] = {"ended",        "unreported",   "closed",
-                                        "broken",       "push",         "update_owed",
-                                        "request_owed", "request_made", "refusal_owed"};
+    static const char *const names[] = {"ended", "unreported",  "closed",       "broken",
+                                        "push",  "update_owed", "request_owed", "request_made",
+                                        "exact", "surplus",     "refusal_owed"};
     const size_t count = sizeof(names) / sizeof(names[0]);
 
     for (size_t set = 0; set < count; set++) {
@@ -380,6 +380,8 @@ START_TEST(every_flag_goes_along)
                              &stream->record->update_owed,
                              &stream->record->request_owed,
                              &stream->record->request_made,
+                             &stream->exact,
+                             &stream->surplus,
                              &stream->record->refusal_owed};
 
             if (turn == 0)

@@ -175,7 +175,13 @@ static const uint8_t long_certificate[] = {0, 0, 9, 1};
     {                                                                                              \
         statement;                                                                                 \
     }
-CHANGE(unknown_flag, m->flags |= 0x800)
+CHANGE(unknown_flag, m->flags |= 0x4000)
+CHANGE(alert_owed_in_records, m->owed_alert = 0)
+CHANGE(plain_in_records, m->flags |= MOVE_PLAIN)
+CHANGE(kernel_form_with_waiting_bytes,
+       (m->form = SERVICE_FORM_KERNEL, memset(&m->state.send, 0, sizeof(m->state.send)),
+        memset(&m->state.receive, 0, sizeof(m->state.receive)), m->unsent = good,
+        m->unsent_size = 10))
 CHANGE(no_form, m->form = 0)
 CHANGE(two_forms, m->form = 3)
 CHANGE(unknown_form, m->form = 8)
@@ -195,7 +201,7 @@ CHANGE(not_a_key_update, (m->message_size = 4, m->message[0] = 1))
 CHANGE(key_update_in_tls12,
        (m->state.suite = 0xc02f, m->message_size = 4, m->message[0] = 24, m->message[3] = 1))
 CHANGE(many_idle, m->idle = 33)
-CHANGE(unknown_failure, m->read_failure.kind = 6)
+CHANGE(unknown_failure, m->read_failure.kind = 7)
 CHANGE(no_failure_with_alert, m->write_failure.alert = 20)
 CHANGE(large_errno, (m->write_failure.kind = MOVE_SYSTEM, m->write_failure.number = 4096))
 CHANGE(empty_in_chain, (m->chain = empty_certificate, m->chain_size = sizeof(empty_certificate)))
@@ -234,6 +240,9 @@ START_TEST(what_cannot_be)
         CASE(empty_in_chain),
         CASE(chain_cut_off),
         CASE(much_plain),
+        CASE(alert_owed_in_records),
+        CASE(plain_in_records),
+        CASE(kernel_form_with_waiting_bytes),
     };
 
     catch_message();
@@ -244,6 +253,28 @@ START_TEST(what_cannot_be)
     good[3] ^= 2; /* the format's number */
     inject(good, good_size, &carried, 1);
     assert_refused("format of another libtlsagent", "another format");
+    assert_nothing_kept();
+    finish();
+}
+END_TEST
+
+CHANGE(kernel_form_without_keys,
+       (m->form = SERVICE_FORM_KERNEL, memset(&m->state.send, 0, sizeof(m->state.send)),
+        memset(&m->state.receive, 0, sizeof(m->state.receive))))
+
+/* Whoever believed it would write plaintext to the network. */
+START_TEST(a_kernel_form_that_the_kernel_knows_nothing_of)
+{
+    struct tlsagent_conn *failed;
+
+    catch_message();
+    send_changed(kernel_form_without_keys, "a kernel form without kernel TLS");
+    failed = tlsagent_conn_receive(ends[1]);
+    ck_assert_int_eq(tlsagent_handshake(failed), -1);
+    ck_assert_int_eq(tlsagent_error_code(failed), TLSAGENT_E_SYSTEM);
+    ck_assert_ptr_nonnull(strstr(tlsagent_error(failed), "the kernel has"));
+    ck_assert_int_eq(tlsagent_write(failed, "plain", 5), -1);
+    tlsagent_abandon(failed);
     assert_nothing_kept();
     finish();
 }
@@ -402,6 +433,7 @@ main(void)
     tcase_add_test(tests, every_truncation);
     tcase_add_test(tests, every_flipped_byte);
     tcase_add_test(tests, what_cannot_be);
+    tcase_add_test(tests, a_kernel_form_that_the_kernel_knows_nothing_of);
     tcase_add_test(tests, wrong_descriptors);
     tcase_add_test(tests, wrong_memory_files);
     tcase_add_test(tests, garbage_that_waits);
