@@ -35,7 +35,7 @@ EXAMPLES := $(patsubst client/examples/%.c,$(BUILD)/examples/%,$(wildcard client
 UNIT     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c))
 HOSTILE  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/hostile/test_*.c))
 PEERS    := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/peers/*.c))
-
+BENCH    := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
 FORMS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/vm/*.c))
 
 AGENT_LIBS  := -lssl -lcrypto -lseccomp -lconfuse
@@ -102,6 +102,8 @@ $(BUILD)/tests/unit/test_kernel_tls: WRAPPED := -Wl,--wrap=setsockopt,--wrap=get
     -Wl,--wrap=recvmsg,--wrap=identity_context
 $(PEERS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtlsagent.a $(PROTOCOL)
 	$(Q)$(LINK) $^ -o $@ -lssl $(CLIENT_LIBS)
+$(BENCH): $(BUILD)/tests/bench/%: $(BUILD)/tests/bench/%.o
+	$(Q)$(LINK) $^ -o $@ -lssl -lcrypto
 $(BUILD)/tests/vm/forms: $(FORMS) $(BUILD)/libtested.a
 	$(Q)$(LINK) $^ -o $@ -lssl $(CLIENT_LIBS)
 
@@ -128,6 +130,13 @@ check-asan:
 
 check-all: check check-asan
 	@BUILD=$(BUILD) tests/run.sh soak
+
+# The peers come from Debian. Nothing else should run meanwhile; results are in tests/bench/results.
+bench bench-quick:
+	@contrib/debian/install-deps bench
+	@$(MAKE) --no-print-directory all $(BENCH)
+	@BUILD=$(BUILD) tests/bench/bench.py $(if $(filter bench-quick,$@),--quick --results $(BUILD)/bench) $(BENCH_OPTIONS)
+.PHONY: bench bench-quick
 
 test-programs: $(UNIT) $(HOSTILE) $(PEERS) $(BUILD)/tests/vm/forms
 .PHONY: test-programs
@@ -169,6 +178,8 @@ help:
 	@echo 'make check        everything on a fresh machine: install, build, all tests (minutes)'
 	@echo 'make check-asan   the same tests under AddressSanitizer and UBSan'
 	@echo 'make check-all    check, check-asan and the long ones'
+	@echo 'make bench        against nginx, haproxy, hitch and stunnel (minutes); results in tests/bench/results'
+	@echo 'make bench-quick  the same in short; results in $(BUILD)/bench'
 	@echo 'make lint         clang-tidy, cppcheck, clang-format, layering'
 	@echo 'make format       clang-format in place'
 	@echo 'make install      DESTDIR= PREFIX=$(PREFIX)'

@@ -17,6 +17,7 @@
 #include "agent/listen.h"
 #include "agent/log.h"
 #include "agent/roles.h"
+#include "sandbox/sandbox.h"
 
 static void
 end_session(struct admin_session *session)
@@ -41,6 +42,7 @@ put_agent(const struct admin *admin, void *body, size_t size)
     snprintf(message.configuration, sizeof(message.configuration), "%s", admin->config->file);
     message.uptime = (loop_now(admin->loop) - admin->started) / 1000;
     message.workers_denied = admin->greet->denied;
+    message.layers_required = admin->config->sandbox_require;
     message.kernel = admin->cells->kernel;
     for (unsigned group = 0; group < admin->config->cell_group_count; group++) {
         message.generation = admin->generations[group].generation;
@@ -57,6 +59,7 @@ put_supervisor(const struct admin *admin, void *body, size_t size)
 
     message.age = (loop_now(admin->loop) - admin->started) / 1000;
     message.pong.workers = admin->greet->worker_count;
+    message.layers = sandbox_in_force();
     return admin_put_process(&message, body, size);
 }
 
@@ -69,6 +72,7 @@ put_process(const struct admin *admin, const struct cell_process *process, void 
                                     .cell = (uint16_t)cell->number,
                                     .pid = (uint32_t)process->pid,
                                     .restarts = cell->restarts,
+                                    .layers = process->layers,
                                     .pong = process->pong};
 
     if (process->pid > 0)

@@ -261,6 +261,7 @@ take_ready(struct cell_process *process, const struct channel_message *message)
         ready.generation != cells->generations[cell->group].generation)
         return refuse(process, "sent a wrong READY");
     process->ready = true;
+    process->layers = ready.layers;
     if (!cell->keeper.ready || !cell->handshaker.ready)
         return true;
     loop_timer_stop(cells->loop, &cell->timer);
@@ -383,11 +384,13 @@ start_process(struct cell_process *process, int control, int child_control, int 
                              .log_syslog = config->log == CONFIG_LOG_SYSLOG,
                              .uid = config->uid,
                              .gid = config->gid,
+                             .require = config->sandbox_require,
                              .cpu = cell->cpu,
                              .cell = cell->number,
                              .kernel = cell->cells->kernel};
 
     process->hello = process->ready = false;
+    process->layers = 0;
     process->ping = process->ponged = 0;
     process->unanswered_since = 0;
     memset(&process->pong, 0, sizeof(process->pong));

@@ -44,6 +44,7 @@ struct cell_process {
     uint32_t ponged;           /* number of the last answer */
     uint64_t unanswered_since; /* ms; 0: nothing is unanswered */
     uint64_t started;          /* ms */
+    uint32_t layers;           /* of its sandbox, in force: what it said in READY */
     struct control_pong pong;  /* the last answer */
 };
 

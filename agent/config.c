@@ -24,6 +24,7 @@
 #include "agent/ticket_state.h"
 #include "protocol/control.h"
 #include "protocol/traffic.h"
+#include "sandbox/sandbox.h"
 
 #define CELLS_MAX             64
 #define HANDSHAKES_MAX        1000000
@@ -86,6 +87,13 @@ static cfg_opt_t context_options[] = {
     CFG_END(),
 };
 
+static cfg_opt_t sandbox_options[] = {
+    CONFIG_OPENED(),
+    CONFIG_LIST("require"),
+    CONFIG_INCLUDE(),
+    CFG_END(),
+};
+
 static cfg_opt_t fleet_options[] = {
     CONFIG_OPENED(),
     CONFIG_ONE("secret_file"),
@@ -102,6 +110,7 @@ static cfg_opt_t options[] = {
     CONFIG_ONE("log_level"),
     CONFIG_ONE("max_handshakes"),
     CONFIG_ONE("max_channels"),
+    CFG_SEC("sandbox", sandbox_options, CFGF_NONE),
     CONFIG_ONE("ticket_period"),
     CONFIG_ONE("ticket_life"),
     CONFIG_ONE("session_cache_size"),
@@ -293,6 +302,26 @@ read_log(struct reader *reader, cfg_t *cfg)
     return value == NULL
                ? 0
                : config_value_word(value, "log_level", levels, &config->log_level, reader->error);
+}
+
+/* Layers of the sandbox that the agent must not start without. */
+static int
+read_sandbox(struct reader *reader, cfg_t *cfg)
+{
+    const struct config_value *value;
+    cfg_t *block = cfg_getsec(cfg, "sandbox");
+
+    for (size_t i = 0; (value = config_text_get_nth(block, "require", i)) != NULL; i++) {
+        unsigned layer = sandbox_layer_find(value->text);
+
+        if (layer == 0)
+            return FAIL(reader, value, "require",
+                        "there is no layer \"%s\"; known are namespaces, landlock, "
+                        "landlock_network, landlock_scopes, mdwe, speculation and memfd_secret",
+                        value->text);
+        reader->config->sandbox_require |= layer;
+    }
+    return 0;
 }
 
 /* ---- identities ---- */
@@ -757,7 +786,7 @@ read_all(struct reader *reader, cfg_t *cfg)
     config->max_handshakes = DEFAULT_HANDSHAKES;
     config->max_channels = DEFAULT_CHANNELS;
     if (read_user(reader, cfg) == -1 || read_sockets(reader, cfg) == -1 ||
-        read_log(reader, cfg) == -1 ||
+        read_log(reader, cfg) == -1 || read_sandbox(reader, cfg) == -1 ||
         read_number(reader, cfg, "cells", 0, CELLS_MAX, &config->cells) == -1 ||
         read_number(reader, cfg, "max_handshakes", 1, HANDSHAKES_MAX, &config->max_handshakes) ==
             -1 ||

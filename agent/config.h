@@ -98,6 +98,7 @@ struct config {
     unsigned ticket_life;        /* seconds for which a session can be resumed */
     unsigned session_cache_size; /* sessions of TLS 1.2 clients without tickets; 0: none */
     char *fleet_secret_file;     /* or NULL: ticket keys are this host's own */
+    unsigned sandbox_require;    /* layers that are mandatory: enum sandbox_layer, or-ed */
     struct config_context *contexts;
     size_t context_count;
     unsigned cell_group_count; /* at least 1 */

@@ -28,7 +28,8 @@ struct export_state {
     uint8_t server_secret[TRAFFIC_SECRET_MAX];
     bool have_client_secret;
     bool have_server_secret;
-    int alert_sent; /* TLS alert number of a fatal one, -1: none */
+    bool want_secret; /* the next thing that OpenSSL derives is one of them */
+    int alert_sent;   /* TLS alert number of a fatal one, -1: none */
     int alert_received;
 };
 
@@ -37,6 +38,9 @@ void export_init(struct export_state *state);
 /* Have a context's handshakes tell what export_take() needs. export_of: finds the struct
  * export_state of an SSL (NULL: none). One function for all contexts of the process. */
 void export_observe(SSL_CTX *ctx, struct export_state *(*export_of)(const SSL *ssl));
+
+/* Before each call that goes on with a handshake of an observed context. */
+void export_resume(const SSL *ssl, const struct export_state *state);
 
 /* The gate and the export: refuses (-1 with an error) if the handshake is not finished, if OpenSSL
  * has swallowed bytes that belong to the worker, or if the connection's suite cannot be handed

@@ -216,15 +216,18 @@ void
 handshake_run(struct handshake *handshake)
 {
     uint32_t wanted = 0;
-    int result;
+    int result = 1, flushed;
 
     ERR_clear_error();
-    result = SSL_accept(handshake->ssl);
-    if (result == 1) {
+    export_resume(handshake->ssl, &handshake->collected);
+    if (!SSL_is_init_finished(handshake->ssl))
+        result = SSL_accept(handshake->ssl);
+    flushed = transport_flush(&handshake->transport);
+    if (result == 1 && flushed == 0) {
         finish(handshake);
         return;
     }
-    switch (SSL_get_error(handshake->ssl, result)) {
+    switch (result == 1 ? SSL_ERROR_WANT_WRITE : SSL_get_error(handshake->ssl, result)) {
     case SSL_ERROR_WANT_READ:
         wanted = EPOLLIN;
         break;
@@ -235,6 +238,12 @@ handshake_run(struct handshake *handshake)
         fail_by_ssl(handshake);
         return;
     }
+    if (flushed == -1 && handshake->transport.closed) {
+        fail_by_ssl(handshake);
+        return;
+    }
+    if (flushed == -1)
+        wanted |= EPOLLOUT;
     if (loop_watch_set(handshake->cell->loop, &handshake->watch, wanted) == -1)
         fail(handshake, SERVICE_INTERNAL, -1, "the agent cannot watch the socket");
 }

@@ -255,6 +255,7 @@ handshaker_main(const struct role_args *args)
         log_die("%s", error.text);
     set_limits(cell);
     ready.generation = handshaker.generation;
+    ready.layers = sandbox_in_force();
     send_control(CONTROL_READY, body, control_put_ready(&ready, body, sizeof(body)));
     loop_run(cell->loop);
 }

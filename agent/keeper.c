@@ -35,6 +35,9 @@
 /* A handshaker that does not take its answer for so long is dead or hostile. */
 #define ANSWER_WAIT_MS 2000
 
+#define LINGER_MS  20  /* the next request is waited for so long before we sleep on both channels */
+#define CONTROL_MS 100 /* under load the supervisor waits so long at most */
+
 /* Memory for libcrypto: what it needs itself (measured: 0.6 MiB), and per parsed key with the
  * contexts of all its schemes (measured: RSA-4096 18 KiB, RSA-2048 and P-256 3 KiB). */
 #define MEMORY_BASE    ((size_t)2 << 20)
@@ -129,14 +132,22 @@ now(void)
     return (uint64_t)time(NULL);
 }
 
+static uint64_t
+milliseconds(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &time);
+    return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_nsec / 1000000;
+}
+
 /* ---- requests of the handshaker ---- */
 
 /* Handlers return 0 and a result, or a refusal; they set *number. A body that does not decode does
  * not return. */
 typedef int handler(const struct channel_message *message, uint32_t *number, size_t *size);
 
-static void
-malformed(const char *what)
+static void __attribute__((noreturn)) malformed(const char *what)
 {
     log_die("the handshaker sent a malformed request (%s); this cell ends", what);
 }
@@ -285,19 +296,20 @@ serve_request(const struct channel_message *message)
     log_bug("a request passed the table of rules that has no handler: type %u", message->type);
 }
 
-static void
+/* Serve one request; waits for it a short while (LINGER_MS). Returns false if none came. */
+static bool
 receive_request(void)
 {
     struct channel_message message;
     struct error error = {""};
 
-    switch (channel_receive(ROLE_FD_PEER, keyops_keeper_rules, keyops_keeper_rule_count, keeper.in,
-                            sizeof(keeper.in), &message, &error)) {
+    switch (channel_receive_timed(ROLE_FD_PEER, keyops_keeper_rules, keyops_keeper_rule_count,
+                                  keeper.in, sizeof(keeper.in), &message, &error)) {
     case CHANNEL_OK:
         serve_request(&message);
-        return;
+        return true;
     case CHANNEL_AGAIN:
-        return;
+        return false;
     case CHANNEL_CLOSED:
         log_debug("the handshaker is gone");
         exit(0);
@@ -415,7 +427,8 @@ say_hello(void)
 static void
 say_ready(void)
 {
-    struct control_ready ready = {.generation = keeper.secret->generation};
+    struct control_ready ready = {.generation = keeper.secret->generation,
+                                  .layers = sandbox_in_force()};
     struct keyops_hello hello = {""};
     uint8_t body[128];
 
@@ -466,11 +479,32 @@ prepare(void)
     ERR_clear_error();
 }
 
-void
-keeper_main(const struct role_args *args)
+/* Wait for a message on either channel. While requests come one after the other only their channel
+ * is read, one system call each; the supervisor's has its turn every CONTROL_MS at the latest. */
+static void
+wait_and_serve(void)
 {
     struct pollfd fds[2] = {{.fd = ROLE_FD_PEER, .events = POLLIN},
                             {.fd = ROLE_FD_CONTROL, .events = POLLIN}};
+    uint64_t until;
+
+    if (poll(fds, 2, -1) == -1) {
+        if (errno == EINTR)
+            return;
+        log_die("poll: %s", strerror(errno));
+    }
+    if (fds[1].revents != 0)
+        receive_control(0);
+    if (fds[0].revents == 0)
+        return;
+    until = milliseconds() + CONTROL_MS;
+    while (receive_request() && milliseconds() < until)
+        continue;
+}
+
+void
+keeper_main(const struct role_args *args)
+{
     struct error error = {""};
     pid_t parent = getppid();
 
@@ -479,18 +513,11 @@ keeper_main(const struct role_args *args)
     while (keeper.secret == NULL || keeper.ticket_state == NULL)
         receive_control(-1);
     prepare();
+    if (channel_set_timeout(ROLE_FD_PEER, LINGER_MS) == -1)
+        log_die("channel to the handshaker: %s", strerror(errno));
     if (sandbox_enter(SANDBOX_KEEPER, args->uid, args->gid, parent, &error) == -1)
         log_die("%s", error.text);
     say_ready();
-    for (;;) {
-        if (poll(fds, 2, -1) == -1) {
-            if (errno == EINTR)
-                continue;
-            log_die("poll: %s", strerror(errno));
-        }
-        if (fds[0].revents != 0)
-            receive_request();
-        if (fds[1].revents != 0)
-            receive_control(0);
-    }
+    for (;;)
+        wait_and_serve();
 }

@@ -69,6 +69,10 @@ keycall_open(int fd, int wait_ms, struct error *error)
                   role_build_id);
         goto fail;
     }
+    if (channel_set_timeout(fd, KEYCALL_DEADLINE_MS) == -1) {
+        error_set(error, "keeper: the channel cannot be given a deadline");
+        goto fail;
+    }
     return keeper;
 
 fail:
@@ -124,9 +128,8 @@ call(struct keycall *keeper, uint16_t type, size_t request_size, uint8_t *result
     default:
         log_die("the keeper takes no requests; this cell ends");
     }
-    switch (channel_receive_wait(keeper->fd, keyops_handshaker_rules, keyops_handshaker_rule_count,
-                                 keeper->answer, sizeof(keeper->answer), &message, &error,
-                                 KEYCALL_DEADLINE_MS)) {
+    switch (channel_receive_timed(keeper->fd, keyops_handshaker_rules, keyops_handshaker_rule_count,
+                                  keeper->answer, sizeof(keeper->answer), &message, &error)) {
     case CHANNEL_OK:
         break;
     case CHANNEL_AGAIN:

@@ -381,6 +381,7 @@ run_loader(const struct task *task, struct error *error)
                              .log_syslog = config->log == CONFIG_LOG_SYSLOG,
                              .uid = config->uid,
                              .gid = config->gid,
+                             .require = config->sandbox_require,
                              .cpu = -1};
     int pair[2];
     int status, outcome;

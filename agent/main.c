@@ -16,6 +16,7 @@
 #include "agent/log.h"
 #include "agent/roles.h"
 #include "agent/spawn.h"
+#include "sandbox/sandbox.h"
 
 static const char usage[] =
     "usage: tlsagentd [-t] [-c FILE] [--foreground] [--version]\n"
@@ -34,6 +35,7 @@ struct options {
 static void __attribute__((noreturn)) run_role(enum control_role role, const struct role_args *args)
 {
     tzset(); /* even gmtime_r() opens the time zone's file the first time: the sandbox would kill */
+    sandbox_require(args->require);
     (void)prctl(PR_SET_NAME, args->name, 0, 0, 0); /* for ps and top */
     switch (role) {
     case CONTROL_LOADER:

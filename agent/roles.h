@@ -26,8 +26,9 @@ struct role_args {
     int log_syslog;
     uid_t uid; /* to become, if started as root */
     gid_t gid;
-    pid_t parent; /* the supervisor: for sandbox_enter() */
-    int cpu;      /* pinned to it by spawn.c; -1: not pinned */
+    pid_t parent;     /* the supervisor: for sandbox_enter() */
+    unsigned require; /* layers of the sandbox that are mandatory: enum sandbox_layer, or-ed */
+    int cpu;          /* pinned to it by spawn.c; -1: not pinned */
     unsigned cell;
     uint16_t kernel; /* what kernel TLS can do here: bits of protocol/kernel_tls.h */
 };

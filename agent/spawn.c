@@ -15,8 +15,9 @@
 #include <unistd.h>
 
 #include "agent/log.h"
+#include "sandbox/sandbox.h"
 
-#define ROLE_ARGUMENTS 11 /* argv[0], ten options */
+#define ROLE_ARGUMENTS 12 /* argv[0], eleven options */
 #define ARGUMENT_MAX   64
 #define FD_EXE         5  /* in the child until exec */
 #define FD_HIGH        16 /* above all numbers that are given */
@@ -98,7 +99,9 @@ place_fds(int control, int peer)
 static void __attribute__((noreturn))
 become_role(const struct role_args *args, char *const *argv, int control, int peer)
 {
-    char *environment[4] = {NULL};
+    static char allocator[] = "GLIBC_TUNABLES=glibc.malloc.tcache_count=1000:"
+                              "glibc.malloc.tcache_max=20000:glibc.malloc.trim_threshold=4194304";
+    char *environment[5] = {allocator};
     sigset_t none;
 
     sigemptyset(&none);
@@ -145,7 +148,8 @@ spawn_role(enum control_role role, const struct role_args *args, int control, in
     snprintf(text[7], ARGUMENT_MAX, "--parent=%d", (int)getpid());
     snprintf(text[8], ARGUMENT_MAX, "--cpu=%d", args->cpu);
     snprintf(text[9], ARGUMENT_MAX, "--cell=%u", args->cell);
-    snprintf(text[10], ARGUMENT_MAX, "--kernel-tls=%u", args->kernel);
+    snprintf(text[10], ARGUMENT_MAX, "--require=%u", args->require);
+    snprintf(text[11], ARGUMENT_MAX, "--kernel-tls=%u", args->kernel);
     for (size_t i = 0; i < ROLE_ARGUMENTS; i++)
         argv[i] = text[i];
     argv[ROLE_ARGUMENTS] = NULL;
@@ -212,6 +216,7 @@ spawn_parse(int argc, char **argv, enum control_role *role, struct role_args *ar
     args->parent = (pid_t)number_of(argv[7], "--parent=", 1, INT32_MAX);
     args->cpu = (int)number_of(argv[8], "--cpu=", -1, CPU_SETSIZE - 1);
     args->cell = (unsigned)number_of(argv[9], "--cell=", 0, UINT16_MAX);
-    args->kernel = (uint16_t)number_of(argv[10], "--kernel-tls=", 0, UINT16_MAX);
+    args->require = (unsigned)number_of(argv[10], "--require=", 0, SANDBOX_LAYERS_ALL);
+    args->kernel = (uint16_t)number_of(argv[11], "--kernel-tls=", 0, UINT16_MAX);
     return true;
 }

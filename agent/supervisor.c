@@ -153,6 +153,22 @@ go_background(struct supervisor *supervisor)
     _exit(1);
 }
 
+/* What this system offers for the roles' sandboxes: say what is missing, or refuse to start
+ * without it. */
+static int
+try_sandbox(const struct config *config, struct error *error)
+{
+    struct sandbox_trial trial;
+
+    sandbox_require(config->sandbox_require);
+    if (sandbox_try(config->uid, config->gid, &trial, error) == -1)
+        return -1;
+    if (trial.missing[0] != '\0')
+        log_warning("the sandbox is weaker than it could be; not to be had here: %s",
+                    trial.missing);
+    return 0;
+}
+
 /* fd 0 and 1 to /dev/null; no privilege beyond what the start of the others needs. */
 static void
 enter_sandbox(struct supervisor *supervisor)
@@ -163,6 +179,8 @@ enter_sandbox(struct supervisor *supervisor)
     if (null == -1 || dup2(null, STDIN_FILENO) == -1 || dup2(null, STDOUT_FILENO) == -1)
         fail_start(supervisor, "/dev/null: %s", strerror(errno));
     close(null);
+    if (try_sandbox(supervisor->config, &error) == -1)
+        fail_start(supervisor, "%s", error.text);
     if (sandbox_enter(SANDBOX_SUPERVISOR, 0, 0, 0, &error) == -1)
         fail_start(supervisor, "%s", error.text);
 }
@@ -481,11 +499,16 @@ int
 supervisor_check(struct config *config)
 {
     static struct supervisor supervisor;
+    struct error wrong = {""};
     size_t identities = 0;
     int status = 0;
 
     init(&supervisor, config);
     log_init("check", LOG_LEVEL_WARNING, 0);
+    if (try_sandbox(config, &wrong) == -1) {
+        dprintf(STDERR_FILENO, "tlsagentd: %s\n", wrong.text);
+        return 1;
+    }
     for (unsigned group = 0; group < config->cell_group_count; group++) {
         struct error error = {""};
         struct load_result result;

@@ -10,8 +10,39 @@
 void
 transport_init(struct transport *transport, int fd)
 {
-    memset(transport, 0, offsetof(struct transport, buffer));
+    memset(transport, 0, offsetof(struct transport, out));
     transport->fd = fd;
+}
+
+/* send() that never blocks. -1 with errno EAGAIN, or with closed set; or bytes. */
+static ssize_t
+send_some(struct transport *transport, const void *bytes, size_t size)
+{
+    ssize_t sent;
+
+    do
+        sent = send(transport->fd, bytes, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (sent == -1 && errno == EINTR);
+    if (sent == -1 && errno == ENOBUFS)
+        errno = EAGAIN;
+    if (sent == -1 && errno != EAGAIN)
+        transport->closed = true;
+    return sent;
+}
+
+int
+transport_flush(struct transport *transport)
+{
+    while (transport->out_start < transport->out_end) {
+        ssize_t sent = send_some(transport, transport->out + transport->out_start,
+                                 (size_t)(transport->out_end - transport->out_start));
+
+        if (sent == -1)
+            return -1;
+        transport->out_start = (uint16_t)(transport->out_start + sent);
+    }
+    transport->out_start = transport->out_end = 0;
+    return 0;
 }
 
 /* recv() that never blocks. -1 with retry set on the BIO, 0 at the end, or bytes. */
@@ -100,6 +131,8 @@ transport_read(BIO *bio, char *dst, int size)
     if (transport->start == transport->end) {
         ssize_t got;
 
+        (void)transport_flush(transport); /* what the peer may be waiting for */
+
         if (wanted >= TRANSPORT_BUFFER)
             return discard_used(transport) ? (int)receive(bio, transport, dst, wanted) : 0;
         got = transport->exact ? look(bio, transport)
@@ -151,20 +184,24 @@ static int
 transport_write(BIO *bio, const char *src, int size)
 {
     struct transport *transport = BIO_get_data(bio);
-    ssize_t sent;
+    ssize_t sent = size;
 
     BIO_clear_retry_flags(bio);
     if (size <= 0)
         return 0;
-    do
-        sent = send(transport->fd, src, (size_t)size, MSG_DONTWAIT | MSG_NOSIGNAL);
-    while (sent == -1 && errno == EINTR);
+    if (size > TRANSPORT_BUFFER - transport->out_end) {
+        sent = transport_flush(transport);
+        if (sent == 0)
+            sent = size <= TRANSPORT_BUFFER ? size : send_some(transport, src, (size_t)size);
+    }
     if (sent == -1) {
-        if (errno == EAGAIN || errno == ENOBUFS)
+        if (!transport->closed)
             BIO_set_retry_write(bio);
-        else
-            transport->closed = true;
         return -1;
+    }
+    if (size <= TRANSPORT_BUFFER - transport->out_end) {
+        memcpy(transport->out + transport->out_end, src, (size_t)sent);
+        transport->out_end = (uint16_t)(transport->out_end + sent);
     }
     transport->sent += (uint64_t)sent;
     follow_records(transport, (const uint8_t *)src, (size_t)sent);

@@ -38,6 +38,10 @@ struct transport {
     uint16_t body_left;
     uint16_t body_seen;
     uint8_t body_head[8]; /* first bytes of the last record's body */
+    /* bytes written and not yet sent: out_start <= out_end <= TRANSPORT_BUFFER */
+    uint16_t out_start;
+    uint16_t out_end;
+    uint8_t out[TRANSPORT_BUFFER];
     uint8_t buffer[TRANSPORT_BUFFER];
 };
 
@@ -45,6 +49,11 @@ void transport_init(struct transport *transport, int fd);
 
 /* A BIO that works on the transport (which must outlive it), or NULL. Freed by its SSL. */
 BIO *transport_bio(struct transport *transport);
+
+/* Send what was written. OpenSSL's flushes send nothing: a flight, and all the tickets behind it,
+ * go out together, when OpenSSL reads or its caller calls this. 0: all is sent; -1: not yet, or
+ * never (closed is set). */
+int transport_flush(struct transport *transport);
 
 /* From the beginning, when kernel TLS may follow: the kernel must find all bytes behind the
  * handshake in the socket. A flight then costs one system call more. TCP only. */

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -158,9 +159,9 @@ check_rules(const struct channel_rule *rules, size_t rule_count,
     return error_set(error, "message type %u is not allowed on this channel", message->type);
 }
 
-enum channel_result
-channel_receive(int channel, const struct channel_rule *rules, size_t rule_count, void *buffer,
-                size_t buffer_size, struct channel_message *message, struct error *error)
+static enum channel_result
+receive(int channel, int flags, const struct channel_rule *rules, size_t rule_count, void *buffer,
+        size_t buffer_size, struct channel_message *message, struct error *error)
 {
     union {
         struct cmsghdr align;
@@ -176,7 +177,7 @@ channel_receive(int channel, const struct channel_rule *rules, size_t rule_count
     header.msg_control = control.bytes;
     header.msg_controllen = sizeof(control.bytes);
     do
-        size = recvmsg(channel, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+        size = recvmsg(channel, &header, flags | MSG_CMSG_CLOEXEC);
     while (size == -1 && errno == EINTR);
     if (size == -1) {
         if (errno == EAGAIN)
@@ -204,6 +205,29 @@ channel_receive(int channel, const struct channel_rule *rules, size_t rule_count
     }
     channel_message_clear(message);
     return (header.msg_flags & MSG_CTRUNC) != 0 ? CHANNEL_FAILED : CHANNEL_REFUSED;
+}
+
+enum channel_result
+channel_receive(int channel, const struct channel_rule *rules, size_t rule_count, void *buffer,
+                size_t buffer_size, struct channel_message *message, struct error *error)
+{
+    return receive(channel, MSG_DONTWAIT, rules, rule_count, buffer, buffer_size, message, error);
+}
+
+int
+channel_set_timeout(int channel, int timeout_ms)
+{
+    struct timeval time = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
+
+    return setsockopt(channel, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof(time));
+}
+
+enum channel_result
+channel_receive_timed(int channel, const struct channel_rule *rules, size_t rule_count,
+                      void *buffer, size_t buffer_size, struct channel_message *message,
+                      struct error *error)
+{
+    return receive(channel, 0, rules, rule_count, buffer, buffer_size, message, error);
 }
 
 enum channel_result

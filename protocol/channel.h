@@ -75,6 +75,15 @@ enum channel_result channel_receive_wait(int channel, const struct channel_rule 
                                          struct channel_message *message, struct error *error,
                                          int timeout_ms);
 
+/* Have channel_receive_timed() wait up to timeout_ms. Returns 0, or -1 with errno. */
+int channel_set_timeout(int channel, int timeout_ms);
+
+/* As channel_receive_wait(), with the time of channel_set_timeout(), in one system call: for
+ * keyops, where a message is nearly always awaited. */
+enum channel_result channel_receive_timed(int channel, const struct channel_rule *rules,
+                                          size_t rule_count, void *buffer, size_t buffer_size,
+                                          struct channel_message *message, struct error *error);
+
 /* Move fd number index out of the message: the caller owns it now. */
 int channel_take_fd(struct channel_message *message, size_t index);
 

@@ -28,7 +28,7 @@ const size_t control_handshaker_rule_count = COUNT(control_handshaker_rules);
 
 const struct channel_rule control_supervisor_rules[] = {
     {CONTROL_HELLO, 0, 2, HELLO_MAX},
-    {CONTROL_READY, 0, 4, 4},
+    {CONTROL_READY, 0, 8, 8},
     {CONTROL_PONG, 0, PONG_SIZE, PONG_SIZE},
     {CONTROL_CONTEXT_COUNTERS, 0, COUNTERS_SIZE, COUNTERS_SIZE},
     {CONTROL_TICKETS_TAKEN, 0, 0, 0},
@@ -58,8 +58,8 @@ const struct channel_rule admin_supervisor_rules[] = {
 const size_t admin_supervisor_rule_count = COUNT(admin_supervisor_rules);
 
 const struct channel_rule admin_command_rules[] = {
-    {ADMIN_AGENT, 0, 29, 29 + SERVICE_BUILD_MAX + LOAD_PATH_MAX},
-    {ADMIN_PROCESS, 0, 21 + PONG_SIZE, 21 + PONG_SIZE},
+    {ADMIN_AGENT, 0, 33, 33 + SERVICE_BUILD_MAX + LOAD_PATH_MAX},
+    {ADMIN_PROCESS, 0, 25 + PONG_SIZE, 25 + PONG_SIZE},
     {ADMIN_CONTEXT, 0, 5 + COUNTERS_SIZE, 5 + COUNTERS_SIZE + SERVICE_NAME_MAX},
     {ADMIN_END, 0, 0, 0},
     {ADMIN_DENIED, 0, 2, TEXT_MAX},
@@ -175,6 +175,7 @@ control_put_ready(const struct control_ready *m, void *buffer, size_t size)
 
     wire_writer_init(&writer, buffer, size);
     wire_put_u32(&writer, m->generation);
+    wire_put_u32(&writer, m->layers);
     return wire_size(&writer);
 }
 
@@ -185,6 +186,7 @@ control_get_ready(struct control_ready *m, const void *body, size_t size)
 
     wire_reader_init(&reader, body, size);
     m->generation = wire_get_u32(&reader);
+    m->layers = wire_get_u32(&reader);
     return wire_done(&reader);
 }
 
@@ -497,6 +499,7 @@ admin_put_agent(const struct admin_agent *m, void *buffer, size_t size)
     wire_put_u32(&writer, m->identities);
     wire_put_u32(&writer, m->keys);
     wire_put_u32(&writer, m->workers_denied);
+    wire_put_u32(&writer, m->layers_required);
     wire_put_u16(&writer, m->kernel);
     put_long_text(&writer, m->configuration);
     return wire_size(&writer);
@@ -514,6 +517,7 @@ admin_get_agent(struct admin_agent *m, const void *body, size_t size)
     m->identities = wire_get_u32(&reader);
     m->keys = wire_get_u32(&reader);
     m->workers_denied = wire_get_u32(&reader);
+    m->layers_required = wire_get_u32(&reader);
     m->kernel = wire_get_u16(&reader);
     get_long_text(&reader, m->configuration, sizeof(m->configuration));
     return wire_done(&reader);
@@ -531,6 +535,7 @@ admin_put_process(const struct admin_process *m, void *buffer, size_t size)
     wire_put_u32(&writer, m->pid);
     wire_put_u32(&writer, m->restarts);
     wire_put_u64(&writer, m->age);
+    wire_put_u32(&writer, m->layers);
     put_pong(&writer, &m->pong);
     return wire_size(&writer);
 }
@@ -547,6 +552,7 @@ admin_get_process(struct admin_process *m, const void *body, size_t size)
     m->pid = wire_get_u32(&reader);
     m->restarts = wire_get_u32(&reader);
     m->age = wire_get_u64(&reader);
+    m->layers = wire_get_u32(&reader);
     get_pong(&reader, &m->pong);
     return wire_done(&reader);
 }

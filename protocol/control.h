@@ -68,6 +68,7 @@ struct control_hello {
 
 struct control_ready {
     uint32_t generation;
+    uint32_t layers; /* of the sandbox, in force (enum sandbox_layer), as the role has probed */
 };
 
 struct control_ping {
@@ -215,7 +216,8 @@ struct admin_agent {
     uint64_t uptime; /* seconds */
     uint32_t identities;
     uint32_t keys;
-    uint32_t workers_denied; /* connections refused because the worker is in no context */
+    uint32_t workers_denied;  /* connections refused because the worker is in no context */
+    uint32_t layers_required; /* of the sandbox, by the configuration (enum sandbox_layer) */
     uint16_t kernel;         /* what kernel TLS can do: bits of protocol/kernel_tls.h */
     char configuration[LOAD_PATH_MAX];
 };
@@ -227,6 +229,7 @@ struct admin_process {
     uint32_t pid;
     uint32_t restarts; /* of this role in this cell */
     uint64_t age;      /* seconds since it started */
+    uint32_t layers;   /* of its sandbox, as it said in READY */
     struct control_pong pong;
 };
 

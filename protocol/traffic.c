@@ -8,12 +8,11 @@
 #include "protocol/traffic.h"
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <string.h>
 
-#include <openssl/core_names.h>
 #include <openssl/crypto.h>
-#include <openssl/kdf.h>
-#include <openssl/params.h>
+#include <openssl/evp.h>
 
 #include "protocol/wire.h"
 
@@ -42,14 +41,17 @@ static const struct traffic_suite suites[] = {
      "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"},
 };
 
-/* Fetched once: a look-up by name costs more than the derivation. Kept for the process's life. */
-static EVP_KDF *hkdf;
-static pthread_once_t hkdf_once = PTHREAD_ONCE_INIT;
+#define BLOCK_MAX 128 /* of SHA-384 */
+
+/* Fetched once, kept for the process's life. */
+static EVP_MD *sha256, *sha384;
+static pthread_once_t digests_once = PTHREAD_ONCE_INIT;
 
 static void
-fetch_hkdf(void)
+fetch_digests(void)
 {
-    hkdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
+    sha256 = EVP_MD_fetch(NULL, "SHA2-256", NULL);
+    sha384 = EVP_MD_fetch(NULL, "SHA2-384", NULL);
 }
 
 const struct traffic_suite *
@@ -63,52 +65,84 @@ traffic_suite_find(uint16_t id)
     return NULL;
 }
 
-int
-traffic_expand_label(const struct traffic_suite *suite, const uint8_t *secret, const char *label,
-                     uint8_t *out, size_t out_size)
+/* Half of an HMAC (RFC 2104): the digest of the padded key and what follows it. */
+static bool
+hash_padded(EVP_MD_CTX *hash, const EVP_MD *digest, const struct traffic_suite *suite,
+            const uint8_t *secret, uint8_t pad, const uint8_t *bytes, size_t size, uint8_t *out)
 {
-    int mode = EVP_KDF_HKDF_MODE_EXPAND_ONLY;
-    char sha256[] = "SHA256", sha384[] = "SHA384";
-    uint8_t info[HKDF_LABEL_MAX];
+    uint8_t block[BLOCK_MAX];
+    size_t block_size = suite->hash_size == 48 ? 128 : 64;
+    bool done;
+
+    memset(block, pad, block_size);
+    for (size_t i = 0; i < suite->hash_size; i++)
+        block[i] ^= secret[i];
+    done = EVP_DigestInit_ex2(hash, digest, NULL) == 1 &&
+           EVP_DigestUpdate(hash, block, block_size) == 1 &&
+           EVP_DigestUpdate(hash, bytes, size) == 1 && EVP_DigestFinal_ex(hash, out, NULL) == 1;
+    OPENSSL_cleanse(block, sizeof(block));
+    return done;
+}
+
+/* HKDF-Expand of one block: HMAC(secret, info and a byte 1). libcrypto's own HKDF takes six times
+ * as long for it, and each connection needs four. */
+static int
+expand(EVP_MD_CTX *hash, const struct traffic_suite *suite, const uint8_t *secret,
+       const char *label, uint8_t *out, size_t out_size)
+{
+    const EVP_MD *digest = suite->hash_size == 48 ? sha384 : sha256;
+    uint8_t info[HKDF_LABEL_MAX], value[TRAFFIC_SECRET_MAX];
     char full[LABEL_MAX] = LABEL_PREFIX;
     struct wire_writer writer;
-    OSSL_PARAM params[5];
-    EVP_KDF_CTX *context;
-    int result;
+    bool done;
 
-    if (strlen(label) >= sizeof(full) - strlen(LABEL_PREFIX) || out_size > UINT16_MAX)
+    if (strlen(label) >= sizeof(full) - strlen(LABEL_PREFIX) || out_size > suite->hash_size)
         return -1;
     memcpy(full + strlen(LABEL_PREFIX), label, strlen(label));
     wire_writer_init(&writer, info, sizeof(info));
     wire_put_u16(&writer, (uint16_t)out_size);
     wire_put_string(&writer, 1, full, strlen(full));
     wire_put_u8(&writer, 0); /* empty context */
+    wire_put_u8(&writer, 1); /* the first block, and the last */
+    done = hash != NULL && digest != NULL &&
+           hash_padded(hash, digest, suite, secret, 0x36, info, wire_size(&writer), value) &&
+           hash_padded(hash, digest, suite, secret, 0x5c, value, suite->hash_size, value);
+    if (done)
+        memcpy(out, value, out_size);
+    OPENSSL_cleanse(value, sizeof(value));
+    return done ? 0 : -1;
+}
 
-    pthread_once(&hkdf_once, fetch_hkdf);
-    context = hkdf == NULL ? NULL : EVP_KDF_CTX_new(hkdf);
-    if (context == NULL)
-        return -1;
-    params[0] = OSSL_PARAM_construct_int(OSSL_KDF_PARAM_MODE, &mode);
-    params[1] = OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST,
-                                                 suite->hash_size == 48 ? sha384 : sha256, 0);
-    params[2] =
-        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, (void *)secret, suite->hash_size);
-    params[3] = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO, info, wire_size(&writer));
-    params[4] = OSSL_PARAM_construct_end();
-    result = EVP_KDF_derive(context, out, out_size, params) == 1 ? 0 : -1;
-    EVP_KDF_CTX_free(context);
-    if (result == -1)
-        OPENSSL_cleanse(out, out_size);
+static EVP_MD_CTX *
+new_hash(void)
+{
+    pthread_once(&digests_once, fetch_digests);
+    return EVP_MD_CTX_new();
+}
+
+int
+traffic_expand_label(const struct traffic_suite *suite, const uint8_t *secret, const char *label,
+                     uint8_t *out, size_t out_size)
+{
+    EVP_MD_CTX *hash = new_hash();
+    int result = expand(hash, suite, secret, label, out, out_size);
+
+    EVP_MD_CTX_free(hash);
     return result;
 }
 
 int
 traffic_keys_derive(const struct traffic_suite *suite, struct traffic_keys *keys)
 {
+    EVP_MD_CTX *hash = new_hash();
+    int result;
+
     memset(keys->key, 0, sizeof(keys->key));
-    if (traffic_expand_label(suite, keys->secret, "key", keys->key, suite->key_size) == -1)
-        return -1;
-    return traffic_expand_label(suite, keys->secret, "iv", keys->iv, sizeof(keys->iv));
+    result = expand(hash, suite, keys->secret, "key", keys->key, suite->key_size);
+    if (result == 0)
+        result = expand(hash, suite, keys->secret, "iv", keys->iv, sizeof(keys->iv));
+    EVP_MD_CTX_free(hash);
+    return result;
 }
 
 int

@@ -8,168 +8,289 @@
  * RLIMIT_FSIZE stays: the log (fd 2) may be a regular file, and a write beyond that limit is a
  * SIGXFSZ. What it would prevent is prevented by write() being allowed on fd 2 only.
  */
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/tls.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
 #include <seccomp.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "sandbox/policy.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-#define MIB          (UINT64_C(1) << 20)
 #define GIB          (UINT64_C(1) << 30)
 
+/* Of newer headers than we are built with. */
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE 0x08
+#endif
+#ifndef SOL_TLS
+#define SOL_TLS 282
+#endif
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x00000080
+#endif
+
 /* What every process that only computes and answers needs: memory without execution, time, random
- * numbers, one channel, its end. */
+ * numbers, one channel, its end. Messages wait in the kernel only between a handshaker and its
+ * keeper (a time limit is set before), raise no SIGPIPE and go to
+ * whom the socket is connected to. */
 static const struct policy_call common_calls[] = {
     /* messages */
-    {SCMP_SYS(recvmsg), POLICY_ALWAYS},
-    {SCMP_SYS(sendmsg), POLICY_ALWAYS},
-    {SCMP_SYS(recvfrom), POLICY_ALWAYS},
-    {SCMP_SYS(sendto), POLICY_ALWAYS},
-    {SCMP_SYS(poll), POLICY_ALWAYS},
-    {SCMP_SYS(ppoll), POLICY_ALWAYS},
-    {SCMP_SYS(close), POLICY_ALWAYS},
-    /* memory */
-    {SCMP_SYS(mmap), POLICY_NOT_EXECUTABLE},
-    {SCMP_SYS(mprotect), POLICY_NOT_EXECUTABLE},
-    {SCMP_SYS(munmap), POLICY_ALWAYS},
-    {SCMP_SYS(mremap), POLICY_ALWAYS},
-    {SCMP_SYS(madvise), POLICY_ALWAYS},
-    {SCMP_SYS(brk), POLICY_ALWAYS},
-    {SCMP_SYS(futex), POLICY_ALWAYS},
-    {SCMP_SYS(sched_yield), POLICY_ALWAYS},
+    {SCMP_SYS(recvmsg), {POLICY_IS(2, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)}},
+    {SCMP_SYS(recvmsg), {POLICY_IS(2, MSG_CMSG_CLOEXEC)}},
+    {SCMP_SYS(sendmsg), {POLICY_IS(2, MSG_DONTWAIT | MSG_NOSIGNAL)}},
+    {SCMP_SYS(poll), {{0}}},
+    {SCMP_SYS(ppoll), {{0}}},
+    {SCMP_SYS(close), {{0}}},
+    /* memory; MAP_DROPPABLE is how a newer libc keeps random numbers */
+    {SCMP_SYS(mmap),
+     {POLICY_ONLY(2, PROT_READ | PROT_WRITE), POLICY_IS(3, MAP_PRIVATE | MAP_ANONYMOUS)}},
+    {SCMP_SYS(mmap),
+     {POLICY_ONLY(2, PROT_READ | PROT_WRITE), POLICY_IS(3, MAP_DROPPABLE | MAP_ANONYMOUS)}},
+    /* ticket keys and the cache of sessions, which all cells share, came by fd */
+    {SCMP_SYS(mmap), {POLICY_ONLY(2, PROT_READ | PROT_WRITE), POLICY_IS(3, MAP_SHARED)}},
+    {SCMP_SYS(mprotect), {POLICY_ONLY(2, PROT_READ | PROT_WRITE)}},
+    {SCMP_SYS(munmap), {{0}}},
+    {SCMP_SYS(mremap), {{0}}},
+    {SCMP_SYS(madvise), {{0}}},
+    {SCMP_SYS(brk), {{0}}},
+    {SCMP_SYS(futex), {{0}}},
+    {SCMP_SYS(sched_yield), {{0}}},
     /* a generation that came by fd: its size, its seals */
-    {SCMP_SYS(fstat), POLICY_ALWAYS},
-    {SCMP_SYS(newfstatat), POLICY_BY_FD},
-    {SCMP_SYS(fcntl), POLICY_FCNTL_READ},
-    {SCMP_SYS(lseek), POLICY_ALWAYS},
+    {SCMP_SYS(fstat), {{0}}},
+    {SCMP_SYS(newfstatat), {POLICY_IS(3, AT_EMPTY_PATH)}},
+    {SCMP_SYS(fcntl), {POLICY_IS(1, F_GETFD)}},
+    {SCMP_SYS(fcntl), {POLICY_IS(1, F_GETFL)}},
+    {SCMP_SYS(fcntl), {POLICY_IS(1, F_GET_SEALS)}},
+    {SCMP_SYS(lseek), {{0}}},
     /* facts; sysinfo: qsort() asks for the size of memory */
-    {SCMP_SYS(getrandom), POLICY_ALWAYS},
-    {SCMP_SYS(getpid), POLICY_ALWAYS},
-    {SCMP_SYS(gettid), POLICY_ALWAYS},
-    {SCMP_SYS(getppid), POLICY_ALWAYS},
-    {SCMP_SYS(getuid), POLICY_ALWAYS},
-    {SCMP_SYS(geteuid), POLICY_ALWAYS},
-    {SCMP_SYS(getgid), POLICY_ALWAYS},
-    {SCMP_SYS(getegid), POLICY_ALWAYS},
-    {SCMP_SYS(clock_gettime), POLICY_ALWAYS},
-    {SCMP_SYS(gettimeofday), POLICY_ALWAYS},
-    {SCMP_SYS(time), POLICY_ALWAYS},
-    {SCMP_SYS(sysinfo), POLICY_ALWAYS},
-    {SCMP_SYS(prlimit64), POLICY_READ_LIMIT},
+    {SCMP_SYS(getrandom), {{0}}},
+    {SCMP_SYS(getpid), {{0}}},
+    {SCMP_SYS(gettid), {{0}}},
+    {SCMP_SYS(getppid), {{0}}},
+    {SCMP_SYS(getuid), {{0}}},
+    {SCMP_SYS(geteuid), {{0}}},
+    {SCMP_SYS(getgid), {{0}}},
+    {SCMP_SYS(getegid), {{0}}},
+    {SCMP_SYS(clock_gettime), {{0}}},
+    {SCMP_SYS(gettimeofday), {{0}}},
+    {SCMP_SYS(time), {{0}}},
+    {SCMP_SYS(sysinfo), {{0}}},
+    {SCMP_SYS(prlimit64), {POLICY_NULL(2)}}, /* as getrlimit() calls it */
     /* the log, the end, and abort() */
-    {SCMP_SYS(write), POLICY_TO_LOG},
-    {SCMP_SYS(exit), POLICY_ALWAYS},
-    {SCMP_SYS(exit_group), POLICY_ALWAYS},
-    {SCMP_SYS(restart_syscall), POLICY_ALWAYS},
-    {SCMP_SYS(rt_sigreturn), POLICY_ALWAYS},
-    {SCMP_SYS(rt_sigprocmask), POLICY_ALWAYS},
-    {SCMP_SYS(rt_sigaction), POLICY_ALWAYS},
-    {SCMP_SYS(tgkill), POLICY_TO_SELF},
+    {SCMP_SYS(write), {POLICY_IS(0, STDERR_FILENO)}},
+    {SCMP_SYS(exit), {{0}}},
+    {SCMP_SYS(exit_group), {{0}}},
+    {SCMP_SYS(restart_syscall), {{0}}},
+    {SCMP_SYS(rt_sigreturn), {{0}}},
+    {SCMP_SYS(rt_sigprocmask), {{0}}},
+    {SCMP_SYS(rt_sigaction), {{0}}},
+    {SCMP_SYS(tgkill), {POLICY_IS(0, POLICY_OWN_PID)}},
 };
+
+/* Facts about the machine that a later libc or libcrypto may ask for, and does without. */
+const int policy_harmless[] = {
+    SCMP_SYS(uname),
+    SCMP_SYS(getcpu),
+    SCMP_SYS(sched_getaffinity),
+    SCMP_SYS(getrusage),
+    SCMP_SYS(times),
+    SCMP_SYS(clock_getres),
+    SCMP_SYS(clock_nanosleep),
+    SCMP_SYS(nanosleep),
+    SCMP_SYS(membarrier),
+    SCMP_SYS(rseq),
+    SCMP_SYS(set_robust_list),
+    SCMP_SYS(sigaltstack),
+    SCMP_SYS(mincore),
+    SCMP_SYS(sched_getparam),
+    SCMP_SYS(sched_getscheduler),
+    SCMP_SYS(get_mempolicy),
+    SCMP_SYS(getcwd),
+};
+const size_t policy_harmless_count = COUNT(policy_harmless);
 
 /* The loader reads files that were opened for it and writes two memfds. */
 static const struct policy_call loader_calls[] = {
-    {SCMP_SYS(read), POLICY_ALWAYS},      {SCMP_SYS(pread64), POLICY_ALWAYS},
-    {SCMP_SYS(write), POLICY_ALWAYS},     {SCMP_SYS(pwrite64), POLICY_ALWAYS},
-    {SCMP_SYS(ftruncate), POLICY_ALWAYS}, {SCMP_SYS(msync), POLICY_ALWAYS},
+    {SCMP_SYS(read), {{0}}},
+    {SCMP_SYS(pread64), {{0}}},
+    {SCMP_SYS(write), {{0}}},
+    {SCMP_SYS(pwrite64), {{0}}},
+    {SCMP_SYS(ftruncate), {{0}}},
+    {SCMP_SYS(msync), {{0}}},
+    {SCMP_SYS(mmap), {POLICY_ONLY(2, PROT_READ | PROT_WRITE), POLICY_IS(3, MAP_SHARED)}},
+};
+
+/* The bytes of a connection. */
+static const struct policy_call stream_calls[] = {
+    {SCMP_SYS(recvfrom), {POLICY_IS(3, MSG_DONTWAIT), POLICY_NULL(4)}},
+    {SCMP_SYS(recvfrom), {POLICY_IS(3, MSG_DONTWAIT | MSG_PEEK), POLICY_NULL(4)}},
+    {SCMP_SYS(recvfrom), {POLICY_IS(3, MSG_DONTWAIT | MSG_TRUNC), POLICY_NULL(4)}},
+    {SCMP_SYS(sendto), {POLICY_IS(3, MSG_DONTWAIT | MSG_NOSIGNAL), POLICY_NULL(4)}},
+    {SCMP_SYS(epoll_wait), {{0}}},
+    {SCMP_SYS(epoll_pwait), {{0}}},
+    {SCMP_SYS(epoll_ctl), {{0}}},
+    {SCMP_SYS(shutdown), {{0}}},
 };
 
 /* The handshaker talks on sockets that it was given, and accepts. It makes no socket, connects
  * nowhere, opens nothing. */
 static const struct policy_call handshaker_calls[] = {
-    {SCMP_SYS(epoll_wait), POLICY_ALWAYS},  {SCMP_SYS(epoll_pwait), POLICY_ALWAYS},
-    {SCMP_SYS(epoll_ctl), POLICY_ALWAYS},   {SCMP_SYS(epoll_create1), POLICY_ALWAYS},
-    {SCMP_SYS(accept4), POLICY_ALWAYS},     {SCMP_SYS(shutdown), POLICY_ALWAYS},
-    {SCMP_SYS(getsockopt), POLICY_ALWAYS},  {SCMP_SYS(setsockopt), POLICY_ALWAYS},
-    {SCMP_SYS(getsockname), POLICY_ALWAYS}, {SCMP_SYS(getpeername), POLICY_ALWAYS},
-};
-
-/* The relay moves bytes between a TCP connection and a socket pair. */
-static const struct policy_call relay_calls[] = {
-    {SCMP_SYS(epoll_wait), POLICY_ALWAYS}, {SCMP_SYS(epoll_pwait), POLICY_ALWAYS},
-    {SCMP_SYS(epoll_ctl), POLICY_ALWAYS},  {SCMP_SYS(epoll_create1), POLICY_ALWAYS},
-    {SCMP_SYS(shutdown), POLICY_ALWAYS},
+    {SCMP_SYS(accept4), {{0}}},
+    {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_TYPE)}},
+    {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_DOMAIN)}},
+    {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_PROTOCOL)}},
+    {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_ACCEPTCONN)}},
+    {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_ERROR)}},
+    {SCMP_SYS(setsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_LINGER)}},
+    {SCMP_SYS(setsockopt), {POLICY_IS(1, IPPROTO_TCP), POLICY_IS(2, TCP_NODELAY)}},
+    {SCMP_SYS(setsockopt), {POLICY_IS(1, IPPROTO_TCP), POLICY_IS(2, TCP_ULP)}},
+    {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_TLS), POLICY_IS(2, TLS_TX)}},
+    {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_TLS), POLICY_IS(2, TLS_RX)}},
+    {SCMP_SYS(setsockopt), {POLICY_IS(1, SOL_TLS), POLICY_IS(2, TLS_TX)}},
+    {SCMP_SYS(setsockopt), {POLICY_IS(1, SOL_TLS), POLICY_IS(2, TLS_RX)}},
+    {SCMP_SYS(getpeername), {{0}}},
 };
 
 /* The supervisor opens files, makes sockets and starts the others (who inherit this filter and
  * whose start needs the dynamic linker's calls), so an allow-list would be nearly everything. What
  * neither it nor they ever have a reason for kills: other processes' memory, the kernel's own
- * set-up, namespaces and mounts, io_uring (which seccomp cannot see through), key rings, clocks. */
+ * set-up, others' namespaces and mounts, io_uring (which seccomp cannot see through), key rings,
+ * clocks. Making namespaces and an empty root stays: the roles do it when they start. */
 static const struct policy_call supervisor_denied[] = {
-    {SCMP_SYS(ptrace), POLICY_ALWAYS},
-    {SCMP_SYS(process_vm_readv), POLICY_ALWAYS},
-    {SCMP_SYS(process_vm_writev), POLICY_ALWAYS},
-    {SCMP_SYS(process_madvise), POLICY_ALWAYS},
-    {SCMP_SYS(pidfd_getfd), POLICY_ALWAYS},
-    {SCMP_SYS(kcmp), POLICY_ALWAYS},
-    {SCMP_SYS(perf_event_open), POLICY_ALWAYS},
-    {SCMP_SYS(bpf), POLICY_ALWAYS},
-    {SCMP_SYS(userfaultfd), POLICY_ALWAYS},
-    {SCMP_SYS(io_uring_setup), POLICY_ALWAYS},
-    {SCMP_SYS(io_uring_enter), POLICY_ALWAYS},
-    {SCMP_SYS(io_uring_register), POLICY_ALWAYS},
-    {SCMP_SYS(add_key), POLICY_ALWAYS},
-    {SCMP_SYS(request_key), POLICY_ALWAYS},
-    {SCMP_SYS(keyctl), POLICY_ALWAYS},
-    {SCMP_SYS(init_module), POLICY_ALWAYS},
-    {SCMP_SYS(finit_module), POLICY_ALWAYS},
-    {SCMP_SYS(delete_module), POLICY_ALWAYS},
-    {SCMP_SYS(kexec_load), POLICY_ALWAYS},
-    {SCMP_SYS(kexec_file_load), POLICY_ALWAYS},
-    {SCMP_SYS(reboot), POLICY_ALWAYS},
-    {SCMP_SYS(swapon), POLICY_ALWAYS},
-    {SCMP_SYS(swapoff), POLICY_ALWAYS},
-    {SCMP_SYS(mount), POLICY_ALWAYS},
-    {SCMP_SYS(umount2), POLICY_ALWAYS},
-    {SCMP_SYS(move_mount), POLICY_ALWAYS},
-    {SCMP_SYS(open_tree), POLICY_ALWAYS},
-    {SCMP_SYS(fsopen), POLICY_ALWAYS},
-    {SCMP_SYS(fsmount), POLICY_ALWAYS},
-    {SCMP_SYS(fsconfig), POLICY_ALWAYS},
-    {SCMP_SYS(fspick), POLICY_ALWAYS},
-    {SCMP_SYS(mount_setattr), POLICY_ALWAYS},
-    {SCMP_SYS(pivot_root), POLICY_ALWAYS},
-    {SCMP_SYS(chroot), POLICY_ALWAYS},
-    {SCMP_SYS(setns), POLICY_ALWAYS},
-    {SCMP_SYS(unshare), POLICY_ALWAYS},
-    {SCMP_SYS(open_by_handle_at), POLICY_ALWAYS},
-    {SCMP_SYS(name_to_handle_at), POLICY_ALWAYS},
-    {SCMP_SYS(fanotify_init), POLICY_ALWAYS},
-    {SCMP_SYS(acct), POLICY_ALWAYS},
-    {SCMP_SYS(quotactl), POLICY_ALWAYS},
-    {SCMP_SYS(syslog), POLICY_ALWAYS},
-    {SCMP_SYS(vhangup), POLICY_ALWAYS},
-    {SCMP_SYS(personality), POLICY_ALWAYS},
-    {SCMP_SYS(modify_ldt), POLICY_ALWAYS},
-    {SCMP_SYS(iopl), POLICY_ALWAYS},
-    {SCMP_SYS(ioperm), POLICY_ALWAYS},
-    {SCMP_SYS(sethostname), POLICY_ALWAYS},
-    {SCMP_SYS(setdomainname), POLICY_ALWAYS},
-    {SCMP_SYS(settimeofday), POLICY_ALWAYS},
-    {SCMP_SYS(clock_settime), POLICY_ALWAYS},
-    {SCMP_SYS(clock_adjtime), POLICY_ALWAYS},
-    {SCMP_SYS(adjtimex), POLICY_ALWAYS},
-    {SCMP_SYS(mknod), POLICY_ALWAYS},
-    {SCMP_SYS(mknodat), POLICY_ALWAYS},
+    {SCMP_SYS(ptrace), {{0}}},
+    {SCMP_SYS(process_vm_readv), {{0}}},
+    {SCMP_SYS(process_vm_writev), {{0}}},
+    {SCMP_SYS(process_madvise), {{0}}},
+    {SCMP_SYS(pidfd_getfd), {{0}}},
+    {SCMP_SYS(kcmp), {{0}}},
+    {SCMP_SYS(perf_event_open), {{0}}},
+    {SCMP_SYS(bpf), {{0}}},
+    {SCMP_SYS(userfaultfd), {{0}}},
+    {SCMP_SYS(io_uring_setup), {{0}}},
+    {SCMP_SYS(io_uring_enter), {{0}}},
+    {SCMP_SYS(io_uring_register), {{0}}},
+    {SCMP_SYS(add_key), {{0}}},
+    {SCMP_SYS(request_key), {{0}}},
+    {SCMP_SYS(keyctl), {{0}}},
+    {SCMP_SYS(init_module), {{0}}},
+    {SCMP_SYS(finit_module), {{0}}},
+    {SCMP_SYS(delete_module), {{0}}},
+    {SCMP_SYS(kexec_load), {{0}}},
+    {SCMP_SYS(kexec_file_load), {{0}}},
+    {SCMP_SYS(reboot), {{0}}},
+    {SCMP_SYS(swapon), {{0}}},
+    {SCMP_SYS(swapoff), {{0}}},
+    {SCMP_SYS(mount), {POLICY_HAS(3, MS_BIND)}},
+    {SCMP_SYS(mount), {POLICY_HAS(3, MS_MOVE)}},
+    {SCMP_SYS(mount), {POLICY_HAS(3, MS_REMOUNT)}},
+    {SCMP_SYS(mount), {POLICY_HAS(3, MS_SHARED)}},
+    {SCMP_SYS(move_mount), {{0}}},
+    {SCMP_SYS(open_tree), {{0}}},
+    {SCMP_SYS(fsopen), {{0}}},
+    {SCMP_SYS(fsmount), {{0}}},
+    {SCMP_SYS(fsconfig), {{0}}},
+    {SCMP_SYS(fspick), {{0}}},
+    {SCMP_SYS(mount_setattr), {{0}}},
+    {SCMP_SYS(chroot), {{0}}},
+    {SCMP_SYS(setns), {{0}}},
+    {SCMP_SYS(unshare), {POLICY_HAS(0, CLONE_NEWPID)}},
+    {SCMP_SYS(unshare), {POLICY_HAS(0, CLONE_NEWTIME)}},
+    {SCMP_SYS(open_by_handle_at), {{0}}},
+    {SCMP_SYS(name_to_handle_at), {{0}}},
+    {SCMP_SYS(fanotify_init), {{0}}},
+    {SCMP_SYS(acct), {{0}}},
+    {SCMP_SYS(quotactl), {{0}}},
+    {SCMP_SYS(syslog), {{0}}},
+    {SCMP_SYS(vhangup), {{0}}},
+    {SCMP_SYS(personality), {{0}}},
+    {SCMP_SYS(modify_ldt), {{0}}},
+    {SCMP_SYS(iopl), {{0}}},
+    {SCMP_SYS(ioperm), {{0}}},
+    {SCMP_SYS(sethostname), {{0}}},
+    {SCMP_SYS(setdomainname), {{0}}},
+    {SCMP_SYS(settimeofday), {{0}}},
+    {SCMP_SYS(clock_settime), {{0}}},
+    {SCMP_SYS(clock_adjtime), {{0}}},
+    {SCMP_SYS(adjtimex), {{0}}},
+    {SCMP_SYS(mknod), {{0}}},
+    {SCMP_SYS(mknodat), {{0}}},
 };
 
-#define LISTS_1(a)    .calls = {a}, .call_counts = {COUNT(a)}
-#define LISTS_2(a, b) .calls = {a, b}, .call_counts = {COUNT(a), COUNT(b)}
+#define LISTS_1(a)       .calls = {a}, .call_counts = {COUNT(a)}
+#define LISTS_2(a, b)    .calls = {a, b}, .call_counts = {COUNT(a), COUNT(b)}
+#define LISTS_3(a, b, c) .calls = {a, b, c}, .call_counts = {COUNT(a), COUNT(b), COUNT(c)}
 
-/* clang-format off */
+/* The supervisor, if it is root, opens files whoever owns them, makes sockets and directories for
+ * others, binds low ports, and starts processes that give up uid, capabilities and namespaces. */
+#define CAP(name) (UINT64_C(1) << CAP_##name)
+#define SUPERVISOR_CAPABILITIES                                                                    \
+    (CAP(CHOWN) | CAP(DAC_OVERRIDE) | CAP(DAC_READ_SEARCH) | CAP(FOWNER) | CAP(KILL) |             \
+     CAP(SETGID) | CAP(SETUID) | CAP(SETPCAP) | CAP(NET_BIND_SERVICE) | CAP(IPC_LOCK) |            \
+     CAP(SYS_ADMIN) | CAP(SYS_RESOURCE) | CAP(SYS_NICE))
+
+#define SEALED                                                                                     \
+    (POLICY_LANDLOCK_FILES | POLICY_LANDLOCK_NETWORK | POLICY_LANDLOCK_SIGNALS |                   \
+     POLICY_LANDLOCK_ABSTRACT)
+
 static const struct policy_row rows[] = {
-    /* role                  name          root?   files          children      memory       locked */
-    [SANDBOX_SUPERVISOR] = {"supervisor",  false,  POLICY_UNLIMITED, POLICY_KEEP, POLICY_KEEP, POLICY_KEEP,
-                            POLICY_DENY_LIST,  LISTS_1(supervisor_denied)},
-    [SANDBOX_LOADER] =     {"loader",      true,   64,            0,            4 * GIB,     1 * GIB,
-                            POLICY_ALLOW_LIST, LISTS_2(common_calls, loader_calls)},
-    [SANDBOX_KEEPER] =     {"keeper",      true,   16,            0,            2 * GIB,     1 * GIB,
-                            POLICY_ALLOW_LIST, LISTS_1(common_calls)},
-    [SANDBOX_HANDSHAKER] = {"handshaker",  true,   131072,        0,            16 * GIB,    POLICY_KEEP,
-                            POLICY_ALLOW_LIST, LISTS_2(common_calls, handshaker_calls)},
-    [SANDBOX_RELAY] =      {"relay",       false,  131072,        0,            2 * GIB,     POLICY_KEEP,
-                            POLICY_ALLOW_LIST, LISTS_2(common_calls, relay_calls)},
+    [SANDBOX_SUPERVISOR] = {.name = "supervisor",
+                            .capabilities = SUPERVISOR_CAPABILITIES,
+                            .landlock = POLICY_LANDLOCK_SIGNALS, /* the roles are inside */
+                            .files = POLICY_UNLIMITED,
+                            .children = POLICY_KEEP,
+                            .memory = POLICY_KEEP,
+                            .locked = POLICY_KEEP,
+                            .filter = POLICY_DENY_LIST,
+                            LISTS_1(supervisor_denied)},
+    [SANDBOX_LOADER] = {.name = "loader",
+                        .drops_root = true,
+                        .isolated = true,
+                        .landlock = SEALED,
+                        .no_new_code = true,
+                        .files = 64,
+                        .memory = 4 * GIB,
+                        .locked = 1 * GIB,
+                        .filter = POLICY_ALLOW_LIST,
+                        LISTS_2(common_calls, loader_calls)},
+    [SANDBOX_KEEPER] = {.name = "keeper",
+                        .drops_root = true,
+                        .isolated = true,
+                        .landlock = SEALED,
+                        .no_new_code = true,
+                        .no_speculation = true,
+                        .files = 16,
+                        .memory = 2 * GIB,
+                        .locked = 1 * GIB,
+                        .filter = POLICY_ALLOW_LIST,
+                        LISTS_1(common_calls)},
+    [SANDBOX_HANDSHAKER] = {.name = "handshaker",
+                            .drops_root = true,
+                            .isolated = true,
+                            .landlock = SEALED,
+                            .no_new_code = true,
+                            .files = 131072,
+                            .memory = 16 * GIB,
+                            .locked = POLICY_KEEP,
+                            .filter = POLICY_ALLOW_LIST,
+                            LISTS_3(common_calls, stream_calls, handshaker_calls)},
+    /* On the worker's side: never started by root's supervisor, so it keeps its worker's uid. */
+    [SANDBOX_RELAY] = {.name = "relay",
+                       .isolated = true,
+                       .landlock = SEALED,
+                       .no_new_code = true,
+                       .files = 131072,
+                       .memory = 2 * GIB,
+                       .locked = POLICY_KEEP,
+                       .filter = POLICY_ALLOW_LIST,
+                       LISTS_2(common_calls, stream_calls)},
 };
-/* clang-format on */
 
 const struct policy_row *
 policy_find(enum sandbox_role role)

@@ -5,61 +5,44 @@
  * been taken over or is wrong, and the supervisor replaces it.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <seccomp.h>
-#include <stdbool.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "sandbox/policy.h"
 
-#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-
-/* One rule; count conditions on the arguments, all of which must hold. */
-static int
-add(scmp_filter_ctx filter, uint32_t action, int call, unsigned count,
-    const struct scmp_arg_cmp *conditions)
-{
-    return seccomp_rule_add_array(filter, action, call, count, conditions);
-}
-
-/* The rules of one entry of a list. Returns 0 or a negative errno, as libseccomp does. */
+/* The rule of one entry of a list. Returns 0 or a negative errno, as libseccomp does. */
 static int
 add_call(scmp_filter_ctx filter, uint32_t action, const struct policy_call *call)
 {
-    static const int fcntl_reads[] = {F_GETFD, F_GETFL, F_GET_SEALS};
-    struct scmp_arg_cmp condition;
-    int result;
+    struct scmp_arg_cmp conditions[POLICY_CHECKS_MAX];
+    unsigned count = 0;
 
-    switch (call->condition) {
-    case POLICY_ALWAYS:
-        return add(filter, action, call->number, 0, NULL);
-    case POLICY_NOT_EXECUTABLE:
-        condition = SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0);
-        return add(filter, action, call->number, 1, &condition);
-    case POLICY_TO_LOG:
-        condition = SCMP_A0(SCMP_CMP_EQ, STDERR_FILENO);
-        return add(filter, action, call->number, 1, &condition);
-    case POLICY_TO_SELF:
-        condition = SCMP_A0(SCMP_CMP_EQ, (scmp_datum_t)getpid());
-        return add(filter, action, call->number, 1, &condition);
-    case POLICY_FCNTL_READ:
-        for (size_t i = 0; i < COUNT(fcntl_reads); i++) {
-            condition = SCMP_A1(SCMP_CMP_EQ, (scmp_datum_t)fcntl_reads[i]);
-            result = add(filter, action, call->number, 1, &condition);
-            if (result < 0)
-                return result;
-        }
-        return 0;
-    case POLICY_BY_FD:
-        condition = SCMP_A3(SCMP_CMP_EQ, AT_EMPTY_PATH);
-        return add(filter, action, call->number, 1, &condition);
-    case POLICY_READ_LIMIT:
-        condition = SCMP_A2(SCMP_CMP_EQ, 0);
-        return add(filter, action, call->number, 1, &condition);
+    for (size_t i = 0; i < POLICY_CHECKS_MAX; i++) {
+        const struct policy_check *check = &call->checks[i];
+        uint64_t value = check->value == POLICY_OWN_PID ? (uint64_t)getpid() : check->value;
+
+        if (check->mask != 0)
+            conditions[count++] = (struct scmp_arg_cmp){.arg = check->argument,
+                                                        .op = SCMP_CMP_MASKED_EQ,
+                                                        .datum_a = check->mask,
+                                                        .datum_b = value};
     }
-    return -EINVAL;
+    return seccomp_rule_add_array(filter, action, call->number, count, conditions);
+}
+
+/* Calls that this architecture does not have are no error: their numbers are negative. */
+static int
+add_harmless(scmp_filter_ctx filter)
+{
+    int result = 0;
+
+    for (size_t i = 0; i < policy_harmless_count && result == 0; i++) {
+        if (policy_harmless[i] >= 0)
+            result =
+                seccomp_rule_add_array(filter, SCMP_ACT_ERRNO(ENOSYS), policy_harmless[i], 0, NULL);
+    }
+    return result;
 }
 
 static int
@@ -75,6 +58,8 @@ build(scmp_filter_ctx filter, const struct policy_row *row)
         for (size_t i = 0; i < row->call_counts[list] && result == 0; i++)
             result = add_call(filter, action, &row->calls[list][i]);
     }
+    if (result == 0 && row->filter == POLICY_ALLOW_LIST)
+        result = add_harmless(filter);
     return result;
 }
 

@@ -11,6 +11,7 @@
  *   GET /            facts about this connection, as text
  *   GET /bytes/N     N bytes; byte i is (k * k >> 5) & 255 with k = i mod 65521
  *   POST /echo       the body back, while it is still coming in
+ *   POST /discard    the body's size, when it is all there
  *
  * Where to look first: worker_accept() and worker_take_finished().
  */

@@ -22,6 +22,7 @@
 #include "agent/log.h"
 #include "protocol/control.h"
 #include "protocol/traffic.h"
+#include "sandbox/sandbox.h"
 
 /* A context that is complete, around what a case is about. */
 #define ID          "identity \"a\" { certificate = \"a.pem\" key = \"a.key\" }\n"
@@ -169,6 +170,9 @@ static const struct {
      "~/conf:1: log: \"sytem\" is neither stderr, syslog nor a path that begins with /"},
     {"log_level = loud",
      "~/conf:1: log_level: \"loud\" is not one of: error, warning, info, debug"},
+    {"sandbox {\n require = {\"landlock\", \"magic\"} }",
+     "~/conf:2: require: there is no layer \"magic\"; known are namespaces, landlock, "
+     "landlock_network, landlock_scopes, mdwe, speculation and memfd_secret"},
     {"socket = \"\"", "~/conf:1: socket: is empty; name a file, or leave it out"},
     {"socket = \"/r/s\"\ncontrol_socket = \"/r/s\"",
      "~/conf:2: control_socket: /r/s is the workers' socket already; choose another path"},
@@ -384,6 +388,7 @@ START_TEST(defaults_are_the_secure_ones)
     ck_assert_uint_ge(config->cells, 1);
     ck_assert_uint_eq(config->max_handshakes, 10000);
     ck_assert_uint_eq(config->max_channels, 256);
+    ck_assert_uint_eq(config->sandbox_require, 0);
     ck_assert_uint_eq(config->cell_group_count, 1);
     ck_assert_uint_eq(config->context_count, 1);
     ck_assert_str_eq(context->name, "www");
@@ -574,7 +579,9 @@ START_TEST(included_files_count_their_own_lines)
     write_file("sub/one", "log_level = error\ninclude(\"sub/three\")");
     write_file("sub/three", "cells = 2 # end");
     write_file("sub/two", "\n\ndeadline = x");
-    config = read_good("include(\"sub/one\")\nmax_channels = 9\n" CONTEXT(""));
+    config = read_good("include(\"sub/one\")\nmax_channels = 9 "
+                       "sandbox { require = {\"landlock\", \"memfd_secret\"} }\n" CONTEXT(""));
+    ck_assert_uint_eq(config->sandbox_require, SANDBOX_LANDLOCK | SANDBOX_MEMFD_SECRET);
     ck_assert_int_eq(config->log_level, LOG_LEVEL_ERROR);
     ck_assert_uint_eq(config->cells, 2);
     ck_assert_uint_eq(config->max_channels, 9);

@@ -74,7 +74,7 @@ same_counters(const struct control_context_counters *a, const struct control_con
 START_TEST(role_messages_round_trip)
 {
     const struct control_hello hello = {"0.1.0-0123456789abcdef", CONTROL_KEEPER};
-    const struct control_ready ready = {77};
+    const struct control_ready ready = {77, 95};
     const struct control_ping ping = {UINT32_MAX};
     const struct control_generation generation = {9};
     const struct control_listener listener = {65535};
@@ -83,7 +83,7 @@ START_TEST(role_messages_round_trip)
     CHECK_MESSAGE(control_put_hello, control_get_hello, struct control_hello, hello,
                   strcmp(out->build, hello.build) == 0 && out->role == hello.role);
     CHECK_MESSAGE(control_put_ready, control_get_ready, struct control_ready, ready,
-                  out->generation == 77);
+                  out->generation == 77 && out->layers == 95);
     CHECK_MESSAGE(control_put_ping, control_get_ping, struct control_ping, ping,
                   out->number == UINT32_MAX);
     CHECK_MESSAGE(control_put_pong, control_get_pong, struct control_pong, pong,
@@ -161,6 +161,7 @@ START_TEST(admin_messages_round_trip)
                                       .identities = 10,
                                       .keys = 11,
                                       .workers_denied = 12,
+                                      .layers_required = 13,
                                       .configuration = "/etc/tlsagent/tlsagentd.conf"};
     const struct admin_process process = {.role = CONTROL_HANDSHAKER,
                                           .group = 1,
@@ -168,6 +169,7 @@ START_TEST(admin_messages_round_trip)
                                           .pid = 3,
                                           .restarts = 4,
                                           .age = UINT64_MAX,
+                                          .layers = 14,
                                           .pong = pong};
     const struct admin_context context = {
         .name = "www", .group = 1, .listeners = 2, .counters = some_counters()};
@@ -175,11 +177,12 @@ START_TEST(admin_messages_round_trip)
     CHECK_MESSAGE(admin_put_agent, admin_get_agent, struct admin_agent, agent,
                   strcmp(out->build, agent.build) == 0 && out->generation == 2 &&
                       out->uptime == 86400 && out->identities == 10 && out->keys == 11 &&
-                      out->workers_denied == 12 &&
+                      out->workers_denied == 12 && out->layers_required == 13 &&
                       strcmp(out->configuration, agent.configuration) == 0);
     CHECK_MESSAGE(admin_put_process, admin_get_process, struct admin_process, process,
                   out->role == process.role && out->group == 1 && out->cell == 2 && out->pid == 3 &&
-                      out->restarts == 4 && out->age == UINT64_MAX && same_pong(&out->pong, &pong));
+                      out->restarts == 4 && out->age == UINT64_MAX && out->layers == 14 &&
+                      same_pong(&out->pong, &pong));
     CHECK_MESSAGE(admin_put_context, admin_get_context, struct admin_context, context,
                   strcmp(out->name, "www") == 0 && out->group == 1 && out->listeners == 2 &&
                       same_counters(&out->counters, &context.counters));

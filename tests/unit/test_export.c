@@ -112,6 +112,18 @@ connect_pair(struct server *server)
     return client;
 }
 
+/* As handshake_run() does it. */
+static int
+server_step(struct server *server)
+{
+    int result = 1;
+
+    export_resume(server->ssl, &server->collected);
+    if (!SSL_is_init_finished(server->ssl))
+        result = SSL_accept(server->ssl);
+    return transport_flush(&server->transport) == 0 ? result : -1;
+}
+
 static void
 shake_hands(struct server *server, SSL *client)
 {
@@ -121,7 +133,7 @@ shake_hands(struct server *server, SSL *client)
         if (!client_done)
             client_done = SSL_connect(client) == 1;
         if (!server_done)
-            server_done = SSL_accept(server->ssl) == 1;
+            server_done = server_step(server) == 1;
     }
     ck_assert(client_done && server_done);
 }
@@ -269,7 +281,7 @@ START_TEST(request_glued_to_finished)
                 int n = BIO_read(from_client, flight, sizeof(flight));
                 ck_assert_int_eq(send(peer, flight, (size_t)n, 0), n);
             }
-            SSL_accept(server.ssl);
+            server_step(&server);
             for (ssize_t n; (n = recv(peer, flight, sizeof(flight), 0)) > 0;)
                 ck_assert_int_eq(BIO_write(to_client, flight, (int)n), n);
         }
@@ -285,11 +297,11 @@ START_TEST(request_glued_to_finished)
             break;
         }
         ck_assert_int_eq(send(peer, flight, cut, 0), (ssize_t)cut);
-        SSL_accept(server.ssl);
+        server_step(&server);
         if (cut < size)
             ck_assert_int_eq(send(peer, flight + cut, size - cut, 0), (ssize_t)(size - cut));
         if (!SSL_is_init_finished(server.ssl))
-            ck_assert_int_eq(SSL_accept(server.ssl), 1);
+            ck_assert_int_eq(server_step(&server), 1);
         hand_back(&server, &stream);
         while (done < 13) {
             ssize_t n = stream_read(&stream, got + done, sizeof(got) - done, &error);
@@ -303,6 +315,39 @@ START_TEST(request_glued_to_finished)
         close(server.fd);
         free_contexts();
     }
+}
+END_TEST
+
+/* The key log belongs to the SSL_CTX, not to the connection. */
+START_TEST(handshakes_of_one_context_interleave)
+{
+    struct server servers[3];
+    SSL *clients[3];
+    struct traffic_state state;
+
+    make_contexts(TLS1_3_VERSION, "TLS_AES_128_GCM_SHA256", 2);
+    for (int i = 0; i < 3; i++)
+        clients[i] = connect_pair(&servers[i]);
+    for (int round = 0; round < 10; round++) {
+        for (int i = 0; i < 3; i++)
+            SSL_connect(clients[i]);
+        for (int i = 2; i >= 0; i--)
+            server_step(&servers[i]);
+        /* As if another handshake of the context had stopped between Finished and its secret. */
+        SSL_CTX_set_keylog_callback(server_ctx, NULL);
+    }
+    for (int i = 0; i < 3; i++) {
+        ck_assert_int_eq(
+            export_take(servers[i].ssl, &servers[i].collected, &servers[i].transport, &state, NULL),
+            0);
+        ck_assert(servers[i].collected.have_client_secret &&
+                  servers[i].collected.have_server_secret && !servers[i].collected.want_secret);
+        close(SSL_get_fd(clients[i]));
+        SSL_free(clients[i]);
+        SSL_free(servers[i].ssl);
+        close(servers[i].fd);
+    }
+    free_contexts();
 }
 END_TEST
 
@@ -401,6 +446,7 @@ main(void)
 
     tcase_add_loop_test(tcase, peer_understands_full_and_resumed, 0, CASES);
     tcase_add_loop_test(tcase, request_glued_to_finished, 0, CASES);
+    tcase_add_test(tcase, handshakes_of_one_context_interleave);
     tcase_add_test(tcase, gate_refuses);
     tcase_add_test(tcase, max_fragment_is_exported);
     tcase_add_test(tcase, last_nonce_is_found_across_partial_writes);

@@ -8,6 +8,7 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -65,6 +66,18 @@ run_child(int role, void (*what)(void))
     }
     ck_assert_int_eq(waitpid(pid, &status, 0), pid);
     return status;
+}
+
+/* Inside: tell somebody, then wait until the other channel is closed. */
+static void
+say_and_wait(int to, int until)
+{
+    struct iovec byte = {(void *)(uintptr_t) "x", 1};
+    const struct msghdr message = {.msg_iov = &byte, .msg_iovlen = 1};
+    struct pollfd wait = {.fd = until, .events = POLLIN};
+
+    if (sendmsg(to, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 1)
+        (void)poll(&wait, 1, -1);
 }
 
 /* ---- forbidden ---- */
@@ -431,8 +444,7 @@ START_TEST(kernel_confirms_the_layers)
     if (pid == 0) {
         close(pair[0]);
         enter(role);
-        (void)send(pair[1], "x", 1, 0);
-        (void)recv(pair[1], &byte, 1, 0); /* until the parent is done */
+        say_and_wait(pair[1], pair[1]); /* until the parent is done */
         _exit(0);
     }
     close(pair[1]);
@@ -511,8 +523,7 @@ START_TEST(role_dies_with_its_parent)
     if (parent == 0) {
         if (fork() == 0) {
             enter(SANDBOX_KEEPER);
-            (void)send(ready[1], "x", 1, 0);
-            (void)recv(hold[1], &byte, 1, 0);
+            say_and_wait(ready[1], hold[1]);
             _exit(0);
         }
         for (;;)

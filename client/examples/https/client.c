@@ -229,8 +229,17 @@ client_answer_request(struct client *client, char *head)
         return client_answer(client, expects ? "HTTP/1.1 100 Continue\r\n\r\n" : "", "200 OK", NULL,
                              size, false);
     }
+    if (is_post && strcmp(target, "/discard") == 0) {
+        char text[32];
+
+        snprintf(text, sizeof(text), "%" PRIu64 "\n", size);
+        client->body = BODY_DISCARD;
+        client->body_left = size;
+        return client_answer(client, "", "200 OK", text, 0, true);
+    }
     if (size > 0)
-        return client_refuse(client, "413 Content Too Large", "Only POST /echo takes a body.\n");
+        return client_refuse(client, "413 Content Too Large",
+                             "Only POST /echo and POST /discard take a body.\n");
     if (!is_get && !is_head && !is_post)
         return client_refuse(client, "405 Method Not Allowed", "GET, HEAD or POST, please.\n");
     if (strncmp(target, "/bytes/", 7) == 0) {
@@ -335,11 +344,39 @@ client_echo(struct client *client)
     return (int)size;
 }
 
+/* BODY_DISCARD: read the body and forget it, before the answer goes out. */
+static int
+client_discard(struct client *client)
+{
+    size_t there = client->in_end - client->in_start;
+    ssize_t size;
+
+    if (there > 0) {
+        size_t used = there < client->body_left ? there : (size_t)client->body_left;
+
+        client->in_start += used;
+        client->body_left -= used;
+        return STEP_ON;
+    }
+    client->in_start = client->in_end = 0;
+    size = tlsagent_read(client->conn, client->in, BUFFER_SIZE);
+    if (size < 0)
+        return (int)size;
+    if (size == 0)
+        return -1; /* the client closed before its body was complete */
+    client->in_end = (size_t)size;
+    client->deadline = now() + IDLE_SECONDS;
+    return STEP_ON;
+}
+
 /* PHASE_RESPOND: head, then body, then flush. */
 static int
 client_respond(struct client *client)
 {
     int result;
+
+    if (client->body == BODY_DISCARD && client->body_left > 0)
+        return client_discard(client);
 
     if (client->out_sent < client->out_size) {
         uint64_t sent = client->out_sent;

@@ -24,6 +24,7 @@ enum client_body {
     BODY_NONE,
     BODY_PATTERN,
     BODY_ECHO,
+    BODY_DISCARD,
 };
 
 struct client {
@@ -38,7 +39,8 @@ struct client {
     time_t deadline;    /* monotonic seconds; 0: none (the agent has its own for handshakes) */
     uint64_t body_size; /* of the response */
     uint64_t body_sent;
-    char *in; /* a buffer, only while there is something in it */
+    uint64_t body_left; /* BODY_DISCARD: of the request, still to be read */
+    char *in;           /* a buffer, only while there is something in it */
     size_t in_start, in_end;
     char *out; /* head, and the whole of a short answer */
     size_t out_size, out_sent;

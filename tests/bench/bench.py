@@ -1,0 +1,330 @@
+#!/usr/bin/env python3
+"""bench.py [--quick] [--only MEASURE,...] [--rounds N] [--results DIR]: ours against the peers, side by side.
+
+In each round every side does the same batch, in an order that rotates; a round gives one ratio for each
+pair. What is reported is the median of these ratios with its 95 % interval (order statistics, the sign test), never a time:
+on a shared machine only what was done side by side means something. The server's CPU is user and system time of
+all processes of its side; the load program's and the backends' is not counted. All servers are pinned to one
+CPU, the load program to the others. What the load program did not find as it was asked for (suite, group, resumed or
+not, number of tickets, bytes) is a failure, and a round with a failure is an error.
+"""
+import argparse
+import datetime
+import json
+import math
+import os
+import pathlib
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import plots  # noqa: E402
+from sides import (GROUP, LARGE, LOAD_CPUS, OURS, PEERS, SERVER_CPUS, SMALL, Load, Scene, start, suite)  # noqa: E402
+
+EVERYBODY = (*OURS, "in-process", *PEERS)
+CONCURRENCY = 16
+
+
+def say(*words):
+    print(*words, file=sys.stderr, flush=True)
+
+
+# ---- numbers ----
+
+def interval(values):
+    """(median, low, high): a distribution-free interval of at least 95 % where there are enough values."""
+    ordered = sorted(values)
+    count = len(ordered)
+    rank = 0
+    while rank + 1 <= count // 2 and 2 * sum(math.comb(count, i) for i in range(rank + 1)) / 2 ** count <= 0.05:
+        rank += 1
+    low = max(rank - 1, 0)
+    return statistics.median(ordered), ordered[low], ordered[count - 1 - low]
+
+
+def noise(values):
+    """The middle half's width, relative to the median."""
+    quarter = statistics.quantiles(values, n=4) if len(values) > 3 else [min(values), 0, max(values)]
+    return (quarter[2] - quarter[0]) / statistics.median(values)
+
+
+# ---- one batch ----
+
+def run_batch(load, count, per):
+    """Returns {"cost": CPU microseconds per unit, "roles": {name: the same}, and what the load program said}."""
+    before = load.side.cpu()
+    said = load.batch(count)
+    after = load.side.cpu()
+    if said["failed"]:
+        raise AssertionError(f"{load.side.name}: {said['failed']} of {said['done']} failed: {said['failure']}")
+    units = per(said)
+    roles = {}
+    for pid, seconds in after.items():
+        name = load.side.processes[pid]
+        roles[name] = roles.get(name, 0) + (seconds - before[pid]) * 1e6 / units
+    return {**said, "cost": sum(roles.values()), "roles": roles, "rate": units / said["seconds"]}
+
+
+def rounds_of(loads, count, rounds, per):
+    """{name: [batch, ...]}, round by round."""
+    names = list(loads)
+    batches = {name: [] for name in names}
+    for number in range(rounds):
+        for name in names[number % len(names):] + names[:number % len(names)]:
+            batches[name].append(run_batch(loads[name], count, per))
+    return batches
+
+
+def ratios(batches, ours, others, value="cost"):
+    """Ours divided by each other."""
+    result = {}
+    for other in others:
+        if other not in batches or other == ours:
+            continue
+        values = [mine[value] / theirs[value] for mine, theirs in zip(batches[ours], batches[other])]
+        median, low, high = interval(values)
+        result[other] = {"median": median, "low": low, "high": high, "pairs": len(values)}
+    return result
+
+
+def report(batches, value="cost"):
+    """What is kept of a measure."""
+    result = {"ratios": {ours: ratios(batches, ours, ("in-process", *PEERS), value) for ours in OURS if ours in batches},
+              "noise": {name: noise([batch[value] for batch in list_]) for name, list_ in batches.items()},
+              "negotiated": {name: {key: list_[-1][key] for key in ("version", "suite", "group")}
+                             for name, list_ in batches.items()},
+              "roles": {}}
+    for name, list_ in batches.items():
+        total = sum(batch["cost"] for batch in list_)
+        roles = {}
+        for batch in list_:
+            for role, cost in batch["roles"].items():
+                roles[role] = roles.get(role, 0) + cost
+        result["roles"][name] = {role: cost / total for role, cost in roles.items()}
+    return result
+
+
+class Bench:
+    def __init__(self, quick, rounds):
+        self.quick = quick
+        self.rounds = rounds or (5 if quick else 11)
+        self.results = {}
+
+    def sides(self):
+        return ("tlsagent", "tlsagent-listener", "in-process", "nginx", "haproxy") if self.quick else EVERYBODY
+
+    def measure(self, title, key, options, count, per=lambda said: said["done"], names=None, tickets=2, extra=None):
+        """Start the sides, run the rounds, keep the report under its title."""
+        say(f"{title} ...")
+        with Scene() as scene:
+            loads = {}
+            for name in names or self.sides():
+                loads[name] = Load(start(scene, name, key, tickets=tickets), *options)
+            batches = rounds_of(loads, count, self.rounds, per)
+            for load in loads.values():
+                load.stop()
+        self.results[title] = report(batches)
+        if extra:
+            self.results[title].update(extra(batches))
+        for ours, others in self.results[title]["ratios"].items():
+            say(f"   {ours}: " + ", ".join(f"{name} {ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})"
+                                          for name, ratio in others.items()))
+        return batches
+
+    # (a), (c)
+    def full(self):
+        kinds = [("p256", 13), ("rsa", 13), ("p256", 12), ("rsa", 12)]
+        for key, version in kinds[:2] if self.quick else kinds:
+            options = handshake_options(key, version)
+            self.measure(f"full handshake, TLS 1.{version - 10}, {KEY_NAMES[key]}", key, options,
+                         150 if key == "rsa" else 300, extra=lambda batches: {
+                             "rate": {ours: ratios(batches, ours, ("in-process", *PEERS), "rate") for ours in OURS}})
+
+    def defaults(self):
+        """Each side with what it and OpenSSL's client choose by themselves."""
+        if not self.quick:
+            self.measure("full handshake, whatever is negotiated, P-256", "p256",
+                         ["--concurrency", CONCURRENCY], 300)
+
+    # (b)
+    def resumed(self):
+        for version in (13,) if self.quick else (13, 12):
+            # haproxy's and stunnel's TLS 1.2 tickets are off or need configuration: who does not resume fails loudly
+            self.measure(f"resumed handshake, TLS 1.{version - 10}, P-256", "p256",
+                         [*handshake_options("p256", version), "--resume"], 300)
+
+    # (d)
+    def latency(self):
+        say("latency of one handshake ...")
+        options = ["--mode", "latency", "--size", SMALL, "--version", 13, "--suite", suite(13, "p256"), "--group", GROUP]
+        for where, cpus in (("one CPU", SERVER_CPUS), ("any CPU", None)):
+            with Scene() as scene:
+                loads = {name: Load(start(scene, name, "p256", cpus=cpus or sorted(os.sched_getaffinity(0))), *options)
+                         for name in self.sides()}
+                batches = rounds_of(loads, 60 if self.quick else 120, self.rounds, lambda said: said["done"])
+                for load in loads.values():
+                    load.stop()
+            for what in ("handshake", "answer"):
+                for point in ("p50", "p99"):
+                    value = f"{what}_{point}_us"
+                    self.results[f"latency to the {'end of the handshake' if what == 'handshake' else 'first answer'}, "
+                                 f"{point}, {where}"] = report(batches, value)
+
+    # (e)
+    def bulk(self):
+        per = lambda said: said["bytes"] / 1e9  # noqa: E731
+        common = ["--version", 13, "--suite", suite(13, "p256"), "--group", GROUP, "--concurrency", 4]
+        self.measure("download of 1 MB responses, per GB", "p256", ["--mode", "request", "--size", LARGE, *common],
+                     60 if self.quick else 150, per)
+        self.measure("upload of 1 MB in 16 KB pieces, per GB", "p256", ["--mode", "upload", "--size", LARGE, *common],
+                     60 if self.quick else 150, per)
+
+    # (f)
+    def requests(self):
+        self.measure("small request on a kept connection", "p256",
+                     ["--mode", "request", "--size", SMALL, "--concurrency", CONCURRENCY, "--version", 13, "--suite",
+                      suite(13, "p256"), "--group", GROUP], 3000)
+
+    # (g)
+    def memory(self):
+        count = 1000 if self.quick else 8000
+        title = f"memory of {count} idle connections"
+        say(f"{title} ...")
+        result = {}
+        for name in self.sides():
+            with Scene() as scene:
+                side = start(scene, name, "p256")
+                warm = Load(side, "--mode", "handshake", "--version", 13, "--concurrency", 64)
+                warm.batch(500)
+                warm.stop()
+                time.sleep(0.3)
+                before = side.resident()
+                load = Load(side, "--mode", "idle", "--version", 13, "--concurrency", 32)
+                said = load.batch(count)
+                if said["failed"]:
+                    raise AssertionError(f"{name}: {said}")
+                time.sleep(0.3)
+                after = side.resident()
+                load.stop()
+            roles = {}
+            for pid, size in after.items():
+                roles[side.processes[pid]] = roles.get(side.processes[pid], 0) + (size - before[pid]) / count
+            result[name] = {"bytes": sum(roles.values()), "roles": roles}
+            say(f"   {name}: " + ", ".join(f"{role} {size:.0f}" for role, size in roles.items()))
+        self.results["memory"] = {"connections": count, "bytes per connection": result}
+
+    # (h)
+    def killed(self):
+        """kill -9 of the process that does handshakes, under load and with connections that rest."""
+        result = {}
+        for name, victim in (("tlsagent", "handshaker"), ("tlsagent-listener", "handshaker"), ("nginx", "nginx: worker")):
+            say(f"kill -9 of {victim} ({name}) ...")
+            with Scene() as scene:
+                side = start(scene, name, "p256")
+                idle = Load(side, "--mode", "request", "--size", SMALL, "--version", 13, "--concurrency", 50)
+                idle.batch(50)
+                load = Load(side, "--mode", "handshake", "--version", 13, "--concurrency", 8)
+                pid = next(pid for pid, process in side.processes.items() if process.startswith(victim))
+                said = {}
+                thread = threading.Thread(target=lambda: said.update(load.batch(2000)))
+                thread.start()
+                time.sleep(0.3)
+                os.kill(pid, signal.SIGKILL)
+                killed = time.monotonic()
+                back = None
+                probe = None
+                while back is None and time.monotonic() - killed < 20:
+                    probe = subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{side.port}", "-brief"],
+                                           stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
+                    if probe.returncode == 0:
+                        back = time.monotonic() - killed
+                thread.join()
+                alive = idle.batch(50)
+                idle.stop()
+                load.stop()
+            result[name] = {"handshakes": said["done"], "failed": said["failed"], "first good one after, ms":
+                            None if back is None else round(back * 1000), "established": 50,
+                            "established lost": alive["failed"]}
+            say(f"   {result[name]}")
+        self.results["kill -9"] = result
+
+    def generator(self):
+        """The load program's rate against `openssl s_time`'s and h2load's on the same server: is it the limit?"""
+        say("the load program against openssl s_time ...")
+        with Scene() as scene:
+            side = start(scene, "in-process", "p256")
+            load = Load(side, *handshake_options("p256", 13)[:-2], "--concurrency", 1)
+            own, other = [], []
+            for _ in range(3):
+                before = side.cpu()
+                said = load.batch(1000)
+                own.append((sum(side.cpu().values()) - sum(before.values())) / said["done"])
+                before = side.cpu()
+                out = subprocess.run(["openssl", "s_time", "-connect", f"127.0.0.1:{side.port}", "-new", "-time", "2",
+                                      "-tls1_3", "-ciphersuites", suite(13, "p256")], capture_output=True, text=True)
+                done = int(out.stdout.split(" connections in")[0].split()[-1])
+                other.append((sum(side.cpu().values()) - sum(before.values())) / done)
+            load.stop()
+        self.results["load program"] = {"server CPU per handshake, ratio to openssl s_time's":
+                                        statistics.median(own) / statistics.median(other)}
+        say(f"   {self.results['load program']}")
+
+
+KEY_NAMES = {"p256": "P-256", "rsa": "RSA-2048"}
+
+
+def handshake_options(key, version):
+    return ["--mode", "handshake", "--version", version, "--suite", suite(version, key), "--group", GROUP,
+            "--concurrency", CONCURRENCY, "--tickets", 2]
+
+
+def versions():
+    """What ran: machine and versions."""
+    def first(*command):
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return next((line.strip() for line in done.stdout.splitlines() if any(c.isdigit() for c in line)), "?")
+    with open("/proc/cpuinfo") as file:
+        cpu = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "?")
+    packages = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${Version}, ", "libssl3", "nginx", "nginx-light", "haproxy",
+                               "hitch", "stunnel4"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    return {"date": datetime.date.today().isoformat(), "machine": f"{os.cpu_count()} CPUs, {cpu}",
+            "kernel": platform.release(), "openssl": first("openssl", "version"), "packages": packages.strip(", "),
+            "cpus": {"servers": SERVER_CPUS, "load": LOAD_CPUS},
+            "commit": first("git", "rev-parse", "--short", "HEAD")}
+
+
+MEASURES = ("generator", "full", "defaults", "resumed", "latency", "bulk", "requests", "memory", "killed")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, fewer sides, under 5 minutes")
+    parser.add_argument("--only", default="", help="measures, with commas: " + " ".join(MEASURES))
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--results", type=pathlib.Path, default=pathlib.Path(__file__).parent / "results")
+    options = parser.parse_args()
+    wanted = [name for name in MEASURES if not options.only or name in options.only.split(",")]
+    bench = Bench(options.quick, options.rounds)
+    about = {**versions(), "rounds": bench.rounds, "form": "quick" if options.quick else "full"}
+    broken = 0
+    for name in wanted:
+        try:
+            getattr(bench, name)()
+        except AssertionError as error:
+            broken += 1
+            say(f"FAIL {name}: {error}")
+            bench.results[f"FAILED: {name}"] = {"error": str(error)}
+    options.results.mkdir(parents=True, exist_ok=True)
+    data = {"about": about, "results": bench.results}
+    (options.results / "results.json").write_text(json.dumps(data, indent=1) + "\n")
+    plots.write(data, options.results)
+    print((options.results / "results.md").read_text())
+    sys.exit(1 if broken else 0)
+
+
+main()

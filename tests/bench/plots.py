@@ -1,0 +1,131 @@
+"""plots.py: results as a table in Markdown and as plots (SVG, by gnuplot)."""
+import subprocess
+
+
+def cell(ratio):
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else "-"
+
+
+def ratio_tables(results):
+    """The measures that are ratios: one table for each of our sides."""
+    others = ["in-process", "nginx", "haproxy", "hitch", "stunnel"]
+    lines = []
+    for ours, how in (("tlsagent", "the worker accepts"), ("tlsagent-listener", "the agent accepts")):
+        lines += [f"### {ours}: {how}", "", "| | " + " | ".join(others) + " |", "|---|" + "---|" * len(others)]
+        for title, result in results.items():
+            row = result.get("ratios", {}).get(ours)
+            if row:
+                lines.append(f"| {title} | " + " | ".join(cell(row.get(other)) for other in others) + " |")
+        lines.append("")
+    return lines
+
+
+def rate_lines(results):
+    lines = []
+    for title, result in results.items():
+        for ours, row in result.get("rate", {}).items():
+            if row:
+                lines.append(f"- {title}, handshakes per second with the servers on one CPU, {ours} to "
+                             + ", ".join(f"{name} {cell(ratio)}" for name, ratio in row.items()))
+    return ["Here more is better:", "", *lines, ""] if lines else []
+
+
+def role_lines(results):
+    lines = []
+    for title, result in results.items():
+        if not title.startswith("full"):
+            continue
+        for ours in ("tlsagent", "tlsagent-listener"):
+            roles = result.get("roles", {}).get(ours, {})
+            shares = [f"{role} {share:.0%}" for role, share in sorted(roles.items(), key=lambda item: -item[1])
+                      if share >= 0.005]
+            if shares:
+                lines.append(f"- {title}, {ours}: " + ", ".join(shares))
+    return ["Where our CPU goes:", "", *lines, ""] if lines else []
+
+
+def memory_lines(results):
+    memory = results.get("memory")
+    if not memory:
+        return []
+    lines = [f"Private memory per idle connection, bytes ({memory['connections']} connections, after warming up):", "",
+             "| | all processes | of these |", "|---|---|---|"]
+    for name, value in memory["bytes per connection"].items():
+        roles = ", ".join(f"{role} {size:.0f}" for role, size in value["roles"].items() if abs(size) >= 1)
+        lines.append(f"| {name} | {value['bytes']:.0f} | {roles} |")
+    return [*lines, ""]
+
+
+def killed_lines(results):
+    killed = results.get("kill -9")
+    if not killed:
+        return []
+    lines = ["`kill -9` of the process that does the handshakes, under load:", "",
+             "| | handshakes failed | first good one after | established connections lost |", "|---|---|---|---|"]
+    for name, value in killed.items():
+        after = value["first good one after, ms"]
+        lines.append(f"| {name} | {value['failed']} of {value['handshakes']} | {'never' if after is None else f'{after} ms'} "
+                     f"| {value['established lost']} of {value['established']} |")
+    return [*lines, ""]
+
+
+def table(data):
+    about, results = data["about"], data["results"]
+    lines = ["# Benchmark", "",
+             f"{about['date']}, {about['form']} form, {about['rounds']} rounds. Machine: {about['machine']}; Linux {about['kernel']}; "
+             f"{about['openssl']}; {about['packages']}. Commit {about['commit']}.", "",
+             "Our CPU divided by theirs, for the same work: below 1 we are cheaper. Median of the rounds' ratios, with "
+             "its 95 % interval (5 rounds: 94 %). All our processes are counted. How it is measured: `tests/bench/bench.py`.", ""]
+    lines += ratio_tables(results) + rate_lines(results) + role_lines(results) + memory_lines(results) + killed_lines(results)
+    noises = [value for result in results.values() for value in result.get("noise", {}).values()]
+    if noises:
+        lines += [f"Noise: the middle half of one side's rounds is {min(noises):.0%} to {max(noises):.0%} of its median wide: the machine was "
+                  "shared while this ran.", ""]
+    program = results.get("load program")
+    if program:
+        value = next(iter(program.values()))
+        lines += [f"A server's CPU per handshake with our load program is {value:.2f} of that with `openssl s_time`.", ""]
+    for title, result in results.items():
+        if title.startswith("FAILED"):
+            lines += [f"**{title}**: {result['error']}", ""]
+    return "\n".join(lines)
+
+
+def plot(data, file):
+    """Bars: our cost divided by each peer's, for both ways of accepting."""
+    rows = [(title, result["ratios"]["tlsagent"]) for title, result in data["results"].items()
+            if "tlsagent" in result.get("ratios", {}) and not title.startswith("latency")]
+    if not rows:
+        return
+    others = [name for name in ("nginx", "haproxy", "hitch", "stunnel") if any(name in row for _, row in rows)]
+    text = []
+    for title, row in rows:
+        values = []
+        for other in others:
+            ratio = row.get(other)
+            values += [f"{ratio['median']:.4f} {ratio['low']:.4f} {ratio['high']:.4f}" if ratio else "NaN NaN NaN"]
+        text.append('"' + title.replace(", ", "\\n") + '" ' + " ".join(values))
+    plots = ", ".join(f"'-' using {2 + 3 * i}:{3 + 3 * i}:{4 + 3 * i}:xtic(1) title 'to {other}'"
+                      for i, other in enumerate(others))
+    block = "\n".join(text) + "\ne\n"
+    script = f"""set terminal svg size 1100,480 font 'sans,11' background '#ffffff'
+set output '{file}'
+set title 'CPU of all our processes divided by the peer''s, same work (below 1: we are cheaper)'
+set style data histogram
+set style histogram errorbars gap 1.5 lw 1
+set style fill solid 0.8 border -1
+set boxwidth 0.9
+set yrange [0:2]
+set ytics 0.2
+set grid y
+set key top right
+set arrow from graph 0, first 1 to graph 1, first 1 nohead lw 2 lc rgb '#444444' front
+set xtics font ',9'
+plot {plots}
+{block * len(others)}"""
+    subprocess.run(["gnuplot"], input=script, text=True, check=True)
+
+
+def write(data, directory):
+    (directory / "results.md").write_text(table(data))
+    plot(data, directory / "cpu.svg")

@@ -1,0 +1,302 @@
+"""sides.py: the servers that the benchmark compares: ours, the peers, and an in-process OpenSSL server as the floor.
+
+All listen on 127.0.0.1 with the same certificate, the same versions, suites and groups, and the same number of
+processes, pinned to the same CPUs. A side knows all its processes: what it costs is the sum of their CPU time.
+"""
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+from e2e import (BUILD, ROOT, Process, Scene, children, context, free_port, identity, wait_until)  # noqa: E402
+
+LOAD = BUILD / "tests/bench/load"
+SERVER = BUILD / "tests/bench/server"
+SMALL, LARGE = 100, 1 << 20
+
+CPUS = sorted(os.sched_getaffinity(0))
+SERVER_CPUS = CPUS[-1:]
+LOAD_CPUS = CPUS[:-1] or CPUS
+
+SUITES = {13: "TLS_AES_128_GCM_SHA256", "p256": "ECDHE-ECDSA-AES128-GCM-SHA256", "rsa": "ECDHE-RSA-AES128-GCM-SHA256"}
+CIPHERS = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256"
+GROUP = "X25519"
+
+
+def suite(version, key):
+    return SUITES[13] if version == 13 else SUITES[key]
+
+
+class on_cpus:
+    """What is started inside runs on these CPUs."""
+
+    def __init__(self, cpus):
+        self.cpus = cpus
+
+    def __enter__(self):
+        self.before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, self.cpus)
+
+    def __exit__(self, *_):
+        os.sched_setaffinity(0, self.before)
+
+
+def descendants(pid):
+    found = [pid]
+    for child in children(pid):
+        found += descendants(child)
+    return found
+
+
+def process_cpu(pid):
+    """CPU seconds (user and system) of a process with all its threads, ended ones too: its CPU clock."""
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def process_name(pid):
+    with open(f"/proc/{pid}/cmdline") as file:
+        words = file.read().split("\0")
+    for word in words:
+        if word.startswith("--name="):
+            return word[7:].split()[0]
+    return os.path.basename(words[0])
+
+
+def combined(scene, key):
+    """One PEM file with key and chain, for those who want that."""
+    file = scene.directory / f"combined-{key}.pem"
+    if not file.exists():
+        certificate, private = identity(key, key)
+        file.write_bytes(certificate.read_bytes() + private.read_bytes())
+        file.chmod(0o644)  # in the scene's private directory; hitch and nginx read it as other users
+    return file
+
+
+def port_open(port):
+    import socket
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    except OSError:
+        return False
+
+
+class Side:
+    """A running server. roots: pids of its first processes."""
+
+    def __init__(self, name, port, roots):
+        self.name = name
+        self.port = port
+        self.roots = roots
+        self.processes = {}
+        self.find_processes()
+
+    def find_processes(self):
+        self.processes = {pid: process_name(pid) for root in self.roots for pid in descendants(root)}
+
+    def cpu(self):
+        """{pid: CPU seconds}. A process of ours that has died meanwhile is an error."""
+        return {pid: process_cpu(pid) for pid in self.processes}
+
+    def resident(self):
+        """{pid: bytes} of memory that the process does not share with others."""
+        result = {}
+        for pid in self.processes:
+            with open(f"/proc/{pid}/smaps_rollup") as file:
+                result[pid] = sum(int(line.split()[1]) * 1024 for line in file if line.startswith("Private_"))
+        return result
+
+
+def started(scene, name, command):
+    return Process(scene, name, command)
+
+
+def start_backend(scene, cpus=None):
+    """Plain HTTP for those that only pass on; not counted."""
+    port = free_port()
+    with on_cpus(cpus or LOAD_CPUS):
+        started(scene, f"backend-{port}", [SERVER, port])
+    wait_until(lambda: port_open(port), 10, "the backend listens")
+    return port
+
+
+def start_ours(scene, key, count, tickets, name="tlsagent", listen=False, daemon=None):
+    port = free_port()
+    settings = {"tickets": tickets}
+    if listen:
+        settings["listen"] = f'{{"127.0.0.1:{port}"}}'
+    agent = scene.agent(context("www", key, **settings), cells=count)
+    server = scene.server(agent, workers=count, listener=port if listen else None)
+    return Side(name, server.port, [agent.pid, server.pid])
+
+
+def start_in_process(scene, key, count, tickets):
+    port = free_port()
+    server = started(scene, "in-process", [SERVER, port, "--tls", combined(scene, key), "--workers", count,
+                                           "--tickets", tickets])
+    wait_until(lambda: port_open(port), 10, "the in-process server listens")
+    return Side("in-process", port, [server.pid])
+
+
+def start_nginx(scene, key, count, tickets):
+    port = free_port()
+    root = scene.directory / "nginx-root"
+    (root / "bytes").mkdir(parents=True, exist_ok=True)
+    for size in (SMALL, LARGE):
+        (root / f"bytes/{size}").write_bytes(bytes(size))
+    certificate, private = identity(key, key)
+    file = scene.directory / "nginx.conf"
+    file.write_text(f"""
+daemon off; worker_processes {count}; error_log stderr error;
+pid {scene.directory}/nginx.pid; {"user www-data;" if ROOT else ""}
+events {{ worker_connections 18000; }}
+http {{
+  access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; open_file_cache max=100;
+  client_body_temp_path {scene.directory}/nginx-b; proxy_temp_path {scene.directory}/nginx-p;
+  fastcgi_temp_path {scene.directory}/nginx-f; uwsgi_temp_path {scene.directory}/nginx-u;
+  scgi_temp_path {scene.directory}/nginx-s; client_max_body_size 0;
+  server {{
+    listen 127.0.0.1:{port} ssl; ssl_certificate {certificate}; ssl_certificate_key {private};
+    ssl_protocols TLSv1.2 TLSv1.3; ssl_ciphers {CIPHERS}; ssl_prefer_server_ciphers on;
+    ssl_conf_command Ciphersuites {SUITES[13]}; ssl_ecdh_curve {GROUP}; ssl_conf_command NumTickets {tickets};
+    ssl_session_tickets on; root {root};
+    location = /discard {{ return 200 "ok"; }}
+  }}
+}}
+""")
+    server = started(scene, "nginx", ["/usr/sbin/nginx", "-c", file])
+    wait_until(lambda: port_open(port), 10, "nginx listens")
+    wait_until(lambda: len(children(server.pid)) == count, 10, "nginx has its workers")
+    return Side("nginx", port, [server.pid])
+
+
+def start_haproxy(scene, key, count, tickets):
+    port, backend = free_port(), start_backend(scene)
+    file = scene.directory / "haproxy.cfg"
+    file.write_text(f"""
+global
+    nbthread {count}
+    maxconn 9900
+    ssl-default-bind-ciphers {CIPHERS}
+    ssl-default-bind-ciphersuites {SUITES[13]}
+    ssl-default-bind-curves {GROUP}
+    ssl-default-bind-options ssl-min-ver TLSv1.2
+defaults
+    mode http
+    timeout client 1h
+    timeout server 1h
+    timeout connect 10s
+    timeout http-keep-alive 1h
+frontend www
+    bind 127.0.0.1:{port} ssl crt {combined(scene, key)}
+    http-request return status 200 content-type application/octet-stream string "{'0' * SMALL}" if {{ path /bytes/{SMALL} }}
+    default_backend back
+backend back
+    server one 127.0.0.1:{backend}
+""")
+    server = started(scene, "haproxy", ["/usr/sbin/haproxy", "-db", "-f", file])
+    wait_until(lambda: port_open(port), 10, "haproxy listens")
+    return Side("haproxy", port, [server.pid])
+
+
+def start_hitch(scene, key, count, tickets):
+    port, backend = free_port(), start_backend(scene)
+    file = scene.directory / "hitch.conf"
+    file.write_text(f"""
+frontend = "[127.0.0.1]:{port}"
+backend = "[127.0.0.1]:{backend}"
+pem-file = "{combined(scene, key)}"
+ciphers = "{CIPHERS}"
+ciphersuites = "{SUITES[13]}"
+ecdh-curve = "{GROUP}"
+tls-protos = TLSv1.2 TLSv1.3
+workers = {count}
+daemon = off
+syslog = off
+log-level = 0
+backlog = 4096
+{'user = "_hitch"' if ROOT else ''}
+""")
+    server = started(scene, "hitch", ["/usr/sbin/hitch", f"--config={file}"])
+    wait_until(lambda: port_open(port), 10, "hitch listens")
+    wait_until(lambda: len(children(server.pid)) >= count, 10, "hitch has its workers")
+    return Side("hitch", port, [server.pid])
+
+
+def start_stunnel(scene, key, count, tickets):
+    port, backend = free_port(), start_backend(scene)
+    file = scene.directory / "stunnel.conf"
+    file.write_text(f"""
+foreground = yes
+pid =
+debug = err
+socket = l:TCP_NODELAY=1
+socket = r:TCP_NODELAY=1
+[www]
+accept = 127.0.0.1:{port}
+connect = 127.0.0.1:{backend}
+cert = {combined(scene, key)}
+ciphers = {CIPHERS}
+ciphersuites = {SUITES[13]}
+curves = {GROUP}
+sslVersionMin = TLSv1.2
+""")
+    server = started(scene, "stunnel", ["/usr/bin/stunnel4", file])
+    wait_until(lambda: port_open(port), 10, "stunnel listens")
+    return Side("stunnel", port, [server.pid])
+
+
+STARTERS = {
+    "tlsagent": start_ours,
+    "tlsagent-listener": lambda *a: start_ours(*a, name="tlsagent-listener", listen=True),
+    "in-process": start_in_process,
+    "nginx": start_nginx,
+    "haproxy": start_haproxy,
+    "hitch": start_hitch,
+    "stunnel": start_stunnel,
+}
+OURS = ("tlsagent", "tlsagent-listener")
+PEERS = ("nginx", "haproxy", "hitch", "stunnel")
+
+
+class Place(Scene):
+    """A directory of one side in the scene; what is started there ends with the scene."""
+
+    def __init__(self, scene, name):  # not Scene's: no directory and no list of its own
+        self.directory = scene.directory / name
+        self.directory.mkdir(mode=0o755)
+        self.processes = scene.processes
+
+
+def start(scene, name, key, count=1, tickets=2, cpus=None):
+    with on_cpus(cpus or SERVER_CPUS):
+        return STARTERS[name](Place(scene, name), key, count, tickets)
+
+
+class Load:
+    """The load program, connected to a side; batch() runs one batch."""
+
+    def __init__(self, side, *options, cpus=None):
+        with on_cpus(cpus or LOAD_CPUS):
+            self.process = subprocess.Popen([str(word) for word in (LOAD, side.port, *options)], text=True,
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.side = side
+        for line in self.process.stdout:
+            if line == "ready\n":
+                return
+        raise AssertionError(f"{side.name}: the load program ended: status {self.process.wait()}")
+
+    def batch(self, count):
+        import json
+        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise AssertionError(f"{self.side.name}: the load program ended: status {self.process.wait()}")
+        return json.loads(line)
+
+    def stop(self):
+        self.process.stdin.close()
+        self.process.wait(60)
