@@ -218,8 +218,8 @@ sessions_without_tickets(SSL *ssl)
 
 /* ---- session ids ---- */
 
-static int
-session_made(SSL *ssl, SSL_SESSION *session)
+static void
+keep_session(SSL *ssl, SSL_SESSION *session)
 {
     uint8_t sealed[SESSION_LARGE];
     unsigned id_size;
@@ -229,9 +229,8 @@ session_made(SSL *ssl, SSL_SESSION *session)
     int size;
     size_t sealed_size = 0;
 
-    if (cache == NULL || id_size == 0 ||
-        SSL_SESSION_get_protocol_version(session) != TLS1_2_VERSION)
-        return 0;
+    if (cache == NULL || id_size == 0)
+        return;
     if (remember(ssl, session) && (size = i2d_SSL_SESSION(session, &bytes)) > 0) {
         if ((size_t)size + KEYOPS_TICKET_EXTRA <= sizeof(sealed))
             sealed_size = proxyticket_seal_session(ssl, id, id_size, bytes, (size_t)size, sealed,
@@ -244,7 +243,18 @@ session_made(SSL *ssl, SSL_SESSION *session)
         (void)session_cache_put(cache, id, id_size, sealed, sealed_size, now,
                                 now + (uint64_t)SSL_SESSION_get_timeout(session));
     ERR_clear_error();
-    return 0; /* we keep no reference */
+}
+
+/* Keep a new session while our Finished is still in libssl's buffer: its own callback for that
+ * comes after the peer has it, and a quick client would be back, in another cell, before the
+ * session is there. The client's Finished is verified by then. */
+static void
+state_changed(const SSL *ssl, int where, int result)
+{
+    (void)result;
+    if ((where & SSL_CB_LOOP) != 0 && SSL_get_state(ssl) == TLS_ST_SW_CHANGE &&
+        SSL_version(ssl) == TLS1_2_VERSION && !SSL_session_reused(ssl))
+        keep_session((SSL *)(uintptr_t)ssl, SSL_get_session(ssl));
 }
 
 static SSL_SESSION *
@@ -298,7 +308,7 @@ sessions_enable(SSL_CTX *ctx, const struct generation_context *facts)
     } else {
         SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_SERVER | SSL_SESS_CACHE_NO_INTERNAL |
                                                 SSL_SESS_CACHE_NO_AUTO_CLEAR);
-        SSL_CTX_sess_set_new_cb(ctx, session_made);
+        SSL_CTX_set_info_callback(ctx, state_changed);
         SSL_CTX_sess_set_get_cb(ctx, session_wanted);
         SSL_CTX_sess_set_remove_cb(ctx, session_ended);
     }

@@ -144,11 +144,32 @@ try_in_child(struct tlsagent_conn *conn)
     printf("child 0x%x\n", (unsigned)status);
 }
 
+/* Tell the peer which certificates of it the agent tells us: a line of hexadecimal for each. */
+static void
+tell_peer(struct tlsagent_conn *conn)
+{
+    char text[20000];
+
+    for (size_t i = 0; i < tlsagent_conn_peer_count(conn); i++) {
+        size_t size, length = 0;
+        const uint8_t *der = tlsagent_conn_peer_der(conn, i, &size);
+
+        for (size_t j = 0; j < size && length + 4 < sizeof(text); j++)
+            length += (size_t)snprintf(text + length, sizeof(text) - length, "%02x", der[j]);
+        text[length++] = '\n';
+        tlsagent_write(conn, text, length);
+    }
+    tlsagent_write(conn, "end\n", 4);
+}
+
 static void
 talk(struct tlsagent_conn *conn)
 {
     char buffer[16384];
     ssize_t size;
+
+    if (strcmp(mode, "peer") == 0)
+        tell_peer(conn);
 
     if (strcmp(mode, "silent") == 0 && fgets(buffer, sizeof(buffer), stdin) == NULL)
         fail("stdin");
