@@ -193,10 +193,12 @@ void tlsagent_abandon(struct tlsagent_conn *conn);
 
 /* ---- moving a connection to another process ---- */
 
-/* Give a connection whose handshake is done to another process (or thread): socket, record state,
- * bytes that wait in either direction, facts. unix_socket: a connected Unix socket of type
- * SOCK_SEQPACKET whose other end calls tlsagent_conn_receive(). The caller decides who that is
- * (SO_PEERCRED): who receives has the connection and its keys.
+/* Give a connection whose handshake is done, in the records or the kernel form, to another process
+ * (or thread): socket, record state, bytes that wait in either direction, facts. (A plain
+ * descriptor, of the stream form or after tlsagent_stop(), moves as any descriptor does.)
+ * unix_socket: a connected Unix socket of type SOCK_SEQPACKET whose other end calls
+ * tlsagent_conn_receive(). The caller decides who that is (SO_PEERCRED): who receives has the
+ * connection and its keys.
  *
  * 0: it is gone from here. Every further call on conn fails with TLSAGENT_E_MOVED; take its fd out
  * of your event loop, then tlsagent_close() or tlsagent_abandon() it, and close the fd if it is

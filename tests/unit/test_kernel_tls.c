@@ -18,6 +18,7 @@
 #include "agent/handshake.h"
 #include "agent/kernel_probe.h"
 #include "client/ktls.h"
+#include "client/stream_move.h"
 #include "protocol/kernel_tls.h"
 #include "tests/unit/record_fixture.h"
 
@@ -705,6 +706,78 @@ START_TEST(control_records_are_put_together)
 }
 END_TEST
 
+/* To another process and back, as far as the message goes. */
+static void
+move_stream(void)
+{
+    struct move_connection m = {.form = SERVICE_FORM_KERNEL, .context = "www"}, came;
+    static uint8_t body[CHANNEL_BODY_MAX];
+    size_t size;
+
+    ck_assert_int_eq(stream_describe(&stream, &m, &error), 0);
+    size = move_put_connection(&m, false, body, sizeof(body));
+    ck_assert_uint_gt(size, 0);
+    stream_clear(&stream);
+    ck_assert(move_get_connection(&came, false, body, size));
+    ck_assert_int_eq(stream_restore(&stream, 3, &came, &error), 0);
+}
+
+/* What is owed to the peer, and the secrets that come next, go along; keys do not: there are none.
+ */
+START_TEST(a_moved_stream_goes_on)
+{
+    static const struct incoming list[] = {{RECORD_HANDSHAKE, 0, 5, update_and_answer, false},
+                                           {RECORD_HANDSHAKE, 0, 3, update, false},
+                                           {RECORD_HANDSHAKE, 0, 2, update + 3, false}};
+    const struct traffic_suite *suite = traffic_suite_find(0x1301);
+    struct traffic_keys sending, receiving;
+    uint8_t buffer[100];
+
+    start(0x1301, true);
+    sending = server.send;
+    receiving = server.receive;
+    sending.sequence = receiving.sequence = 0;
+    incoming(list, 2);
+    kernel.fail_send = EAGAIN;
+    ck_assert_int_eq(stream_read(&stream, buffer, sizeof(buffer), &error), STREAM_WANT_POLLIN);
+    check_info(&kernel.events[0], suite, &receiving, false);
+    ck_assert_uint_eq(kernel.count, 1);
+    move_stream(); /* an answer is owed, and half a KeyUpdate has come */
+    ck_assert_uint_eq(kernel.count, 1);
+    ck_assert_int_eq(stream_shutdown_send(&stream, &error), STREAM_WANT_POLLOUT);
+    move_stream(); /* and our close_notify */
+    kernel.fail_send = 0;
+    ck_assert_int_eq(stream_flush(&stream, &error), 0);
+    check_sent(1, RECORD_HANDSHAKE, update, 5);
+    check_info(&kernel.events[2], suite, &sending, true);
+    check_sent(3, RECORD_ALERT, "\1\0", 2);
+    incoming(list + 2, 1);
+    ck_assert_int_eq(stream_read(&stream, buffer, sizeof(buffer), &error), STREAM_WANT_POLLIN);
+    ck_assert_int_eq(traffic_keys_update(suite, &receiving), 0);
+    check_info(&kernel.events[4], suite, &receiving, false);
+    ck_assert_int_eq(stream_write(&stream, "data", 4, &error), -1);
+    ck_assert_int_eq(stream.code, TLSAGENT_E_ARGUMENT);
+    stream_clear(&stream);
+}
+END_TEST
+
+START_TEST(a_moved_stream_that_cannot_have_new_keys)
+{
+    static const struct incoming list[] = {{RECORD_HANDSHAKE, 0, 5, update, false}};
+    uint8_t buffer[100];
+
+    start(0x1301, false);
+    incoming(list, 1);
+    ck_assert_int_eq(stream_read(&stream, buffer, sizeof(buffer), &error), -1);
+    ck_assert_int_eq(stream.code, TLSAGENT_E_REKEY);
+    move_stream();
+    error_clear(&error);
+    ck_assert_int_eq(stream_read(&stream, buffer, sizeof(buffer), &error), -1);
+    ck_assert_int_eq(stream.code, TLSAGENT_E_REKEY);
+    stream_clear(&stream);
+}
+END_TEST
+
 START_TEST(tls_is_not_stopped_in_the_kernel_form)
 {
     start(0x1301, false);
@@ -745,6 +818,8 @@ main(void)
     tcase_add_loop_test(library, what_the_kernel_refuses_is_named, 0, COUNT(failures));
     tcase_add_test(library, an_end_is_clean_or_it_is_not);
     tcase_add_loop_test(library, control_records_are_put_together, 0, 2);
+    tcase_add_test(library, a_moved_stream_goes_on);
+    tcase_add_test(library, a_moved_stream_that_cannot_have_new_keys);
     tcase_add_test(library, tls_is_not_stopped_in_the_kernel_form);
     suite_add_tcase(suite, library);
     runner = srunner_create(suite);

@@ -93,6 +93,16 @@ read_peer(void)
     ck_assert_int_eq(SSL_get_error(peer, 0), SSL_ERROR_WANT_READ);
 }
 
+/* Our close_notify has arrived there, and nothing else. */
+static void
+read_peer_end(void)
+{
+    size_t n;
+
+    ck_assert_int_eq(SSL_read_ex(peer, &(char){0}, 1, &n), 0);
+    ck_assert_int_eq(SSL_get_error(peer, 0), SSL_ERROR_ZERO_RETURN);
+}
+
 /* Whatever is under way arrives. */
 static void
 drain(void)
@@ -421,6 +431,31 @@ START_TEST(after_the_peers_close_notify)
     move();
     ck_assert_int_eq(tlsagent_shutdown(conn), 0);
     ck_assert_int_eq(SSL_shutdown(peer), 1);
+    move_end();
+}
+END_TEST
+
+/* TLS is being stopped: moved in the middle, not a byte beyond it is read; afterwards there is
+ * nothing to move but the descriptor. */
+START_TEST(a_stop_goes_along)
+{
+    char bytes[10];
+
+    begin(fixture_suites[_i]);
+    prove_alive();
+    ck_assert_int_eq(tlsagent_stop(conn), TLSAGENT_WANT_POLLIN);
+    move();
+    ck_assert(conn->stream.exact);
+    read_peer_end();
+    ck_assert_int_eq(SSL_shutdown(peer), 1);
+    ck_assert_int_eq(send(fds[1], "plain", 5, 0), 5);
+    ck_assert_int_eq(tlsagent_stop(conn), 0);
+    ck_assert_int_eq(recv(tlsagent_conn_fd(conn), bytes, sizeof(bytes), 0), 5);
+    ck_assert_mem_eq(bytes, "plain", 5);
+    ck_assert_int_eq(tlsagent_conn_send(conn, ends[0]), -1);
+    ck_assert_int_eq(tlsagent_error_code(conn), TLSAGENT_E_ARGUMENT);
+    ck_assert_ptr_nonnull(strstr(tlsagent_error(conn), "TLS was stopped"));
+    close(tlsagent_conn_fd(conn)); /* ours since then */
     move_end();
 }
 END_TEST
@@ -780,7 +815,8 @@ END_TEST
 
 /* ---- fork and threads ---- */
 
-/* A child has its parent's connection only if it is given to it. */
+/* A child has its parent's connection only if it is given to it; then also as another user (if we
+ * are root and can make it one). */
 START_TEST(a_child_gets_it_on_purpose)
 {
     int status;
@@ -799,6 +835,8 @@ START_TEST(a_child_gets_it_on_purpose)
             tlsagent_error_code(conn) != TLSAGENT_E_FORKED)
             _exit(2);
         tlsagent_abandon(conn);
+        if (geteuid() == 0 && (setgid(54321) == -1 || setuid(54321) == -1))
+            _exit(4);
         given = tlsagent_conn_receive(ends[1]);
         if (tlsagent_handshake(given) != 0 || tlsagent_write(given, data + 1000, 2000) != 2000 ||
             tlsagent_close(given) != 0)
@@ -910,6 +948,7 @@ main(void)
     tcase_add_loop_test(tests, an_owed_key_update_goes_along, 0, 3);
     tcase_add_loop_test(tests, a_key_update_in_pieces, 0, 3);
     tcase_add_loop_test(tests, after_the_peers_close_notify, 0, A_FEW);
+    tcase_add_loop_test(tests, a_stop_goes_along, 0, A_FEW);
     tcase_add_loop_test(tests, after_our_close_notify, 0, A_FEW);
     tcase_add_loop_test(tests, a_refused_renegotiation_goes_along, 3, FIXTURE_SUITES);
     tcase_add_test(tests, every_flag_goes_along);
