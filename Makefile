@@ -82,8 +82,8 @@ $(BUILD)/libtlsagent.a: $(CLIENT) $(PROTOCOL)
 $(BUILD)/tlsagent.pc: client/tlsagent.pc.in Makefile
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
 
-$(BUILD)/tlsagent: $(TOOL) $(PROTOCOL) $(BUILD)/libtlsagent.a
-	$(Q)$(LINK) $^ -o $@ $(CLIENT_LIBS)
+$(BUILD)/tlsagent: $(TOOL) $(SANDBOX) $(PROTOCOL) $(BUILD)/libtlsagent.a
+	$(Q)$(LINK) $^ -o $@ $(CLIENT_LIBS) -lseccomp
 $(BUILD)/examples/https-server: $(patsubst %.c,$(BUILD)/%.o,$(wildcard client/examples/https/*.c))
 $(BUILD)/examples/self-replacing-server: $(patsubst %.c,$(BUILD)/%.o,$(wildcard client/examples/self-replacing/*.c))
 $(BUILD)/examples/%: $(BUILD)/client/examples/%.o $(BUILD)/libtlsagent.a

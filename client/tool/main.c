@@ -13,6 +13,7 @@ static const struct {
 } commands[] = {
     {"status", tool_status, "processes, contexts and counters of the running agent"},
     {"upgrade", tool_upgrade, "have the agent become the tlsagentd that is installed now"},
+    {"sandbox", tool_sandbox, "what is in force for each process, read back from the kernel"},
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
