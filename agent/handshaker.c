@@ -27,6 +27,7 @@
 #include "agent/proxykey.h"
 #include "agent/proxyticket.h"
 #include "agent/roles.h"
+#include "agent/selftest.h"
 #include "agent/sessions.h"
 #include "agent/workers.h"
 #include "protocol/control.h"
@@ -222,6 +223,7 @@ handshaker_main(const struct role_args *args)
     struct keycall *keeper;
     struct error error = {""};
     uint8_t body[256];
+    int tested;
 
     log_init(args->name, (enum log_level)args->log_level, args->log_syslog);
     if (OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) != 1 ||
@@ -251,9 +253,14 @@ handshaker_main(const struct role_args *args)
     if (loop_watch_set(cell->loop, &handshaker.control, EPOLLIN) == -1)
         log_die("epoll: %s", strerror(errno));
 
+    selftest_prepare();
     if (sandbox_enter(SANDBOX_HANDSHAKER, args->uid, args->gid, args->parent, &error) == -1)
         log_die("%s", error.text);
     set_limits(cell);
+    tested = selftest_run(cell, part, &error);
+    if (tested == -1)
+        log_die("%s", error.text);
+    log_debug("self-test: %d handshakes", tested);
     ready.generation = handshaker.generation;
     ready.layers = sandbox_in_force();
     send_control(CONTROL_READY, body, control_put_ready(&ready, body, sizeof(body)));

@@ -134,6 +134,23 @@ require_client_certificates(SSL_CTX *ctx, const struct generation_context *facts
     return 0;
 }
 
+const char *
+server_ctx_groups(void)
+{
+    static const char *groups; /* the library does not change */
+    SSL_CTX *ctx;
+
+    if (groups != NULL)
+        return groups;
+    ctx = SSL_CTX_new(TLS_server_method());
+    groups = ctx != NULL && SSL_CTX_set1_groups_list(ctx, DEFAULT_GROUPS_HYBRID) == 1
+                 ? DEFAULT_GROUPS_HYBRID
+                 : DEFAULT_GROUPS;
+    SSL_CTX_free(ctx);
+    ERR_clear_error(); /* of the hybrid group that it may not have */
+    return groups;
+}
+
 static int
 set_algorithms(SSL_CTX *ctx, const struct generation_context *facts, struct error *error)
 {
@@ -154,11 +171,9 @@ set_algorithms(SSL_CTX *ctx, const struct generation_context *facts, struct erro
         if (SSL_CTX_set1_groups_list(ctx, facts->groups) != 1)
             return error_set(error, "context \"%s\": groups: libssl refuses \"%s\"", facts->name,
                              facts->groups);
-    } else if (SSL_CTX_set1_groups_list(ctx, DEFAULT_GROUPS_HYBRID) != 1 &&
-               SSL_CTX_set1_groups_list(ctx, DEFAULT_GROUPS) != 1) {
+    } else if (SSL_CTX_set1_groups_list(ctx, server_ctx_groups()) != 1) {
         return error_set(error, "context \"%s\": libssl refuses the default groups", facts->name);
     }
-    ERR_clear_error(); /* of the hybrid group that this library may not have */
     return 0;
 }
 

@@ -23,4 +23,7 @@ void server_ctx_scope(const struct generation_context *facts,
                       const struct generation_client_ca *client_ca,
                       uint8_t scope[KEYOPS_SCOPE_SIZE]);
 
+/* The groups of a context that names none, as far as this library has them. */
+const char *server_ctx_groups(void);
+
 #endif

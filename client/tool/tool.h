@@ -19,9 +19,6 @@ int tool_upgrade(int argc, char **argv);
 /* tlsagent sandbox ... */
 int tool_sandbox(int argc, char **argv);
 
-/* Where the agent's control socket is if the command line does not say it. */
-const char *tool_default_socket(void);
-
 /* What the agent answered to `status`. */
 struct tool_report {
     struct admin_agent agent;
