@@ -100,6 +100,10 @@ $(UNIT) $(HOSTILE): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtested.a
 # A kernel that the test plays.
 $(BUILD)/tests/unit/test_kernel_tls: WRAPPED := -Wl,--wrap=setsockopt,--wrap=getsockopt,--wrap=sendmsg \
     -Wl,--wrap=recvmsg,--wrap=identity_context
+# The real sandbox; only this program can leave layers out, to see what the others hold.
+ATTACKS := $(BUILD)/tests/sandbox/test_attacks
+$(ATTACKS): $(BUILD)/tests/sandbox/test_attacks.o $(SANDBOX) $(PROTOCOL)
+	$(Q)$(LINK) -Wl,--wrap=seccomp_enter,--wrap=limits_set $^ -o $@ $(AGENT_LIBS)
 $(PEERS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtlsagent.a $(PROTOCOL)
 	$(Q)$(LINK) $^ -o $@ -lssl $(CLIENT_LIBS)
 $(BENCH): $(BUILD)/tests/bench/%: $(BUILD)/tests/bench/%.o
@@ -117,8 +121,8 @@ check:
 	@$(MAKE) --no-print-directory all
 	@BUILD=$(BUILD) tests/run.sh check
 
-check-unit: all $(UNIT) $(HOSTILE)
-	@BUILD=$(BUILD) tests/run.sh unit hostile
+check-unit: all $(UNIT) $(HOSTILE) $(ATTACKS)
+	@BUILD=$(BUILD) tests/run.sh unit hostile sandbox
 
 check-e2e: all $(PEERS)
 	@BUILD=$(BUILD) tests/run.sh e2e interop
@@ -138,7 +142,7 @@ bench bench-quick:
 	@BUILD=$(BUILD) tests/bench/bench.py $(if $(filter bench-quick,$@),--quick --results $(BUILD)/bench) $(BENCH_OPTIONS)
 .PHONY: bench bench-quick
 
-test-programs: $(UNIT) $(HOSTILE) $(PEERS) $(BUILD)/tests/vm/forms
+test-programs: $(UNIT) $(HOSTILE) $(PEERS) $(ATTACKS) $(BUILD)/tests/vm/forms
 .PHONY: test-programs
 
 lint:

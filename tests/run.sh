@@ -1,12 +1,12 @@
 #!/bin/bash
-# run.sh check|unit|hostile|e2e|interop|soak...: build the test programs and run them, two at a
+# run.sh check|unit|hostile|sandbox|e2e|interop|soak...: build the test programs and run them, two at a
 # time, each with a time limit. One line per test, then one line that counts them.
 #
 #   check      everything but soak; unit and hostile tests a second time under AddressSanitizer
 #   TEST=word  only tests whose name has the word in it
 #   JOBS=n     so many at a time (default 2)
 #
-# Programs in tests/unit and tests/hostile are one test each: exit status 0, or 77 for "skipped".
+# Programs in tests/unit, tests/hostile and tests/sandbox are one test each: exit status 0, or 77 for "skipped".
 # Scripts in tests/e2e, tests/interop and tests/soak print a line for each of their tests:
 # "ok NAME (SECONDS)", "FAIL NAME" or "SKIP NAME: REASON". A script that says "run alone" in its
 # second line measures something: nothing else runs beside it. All output is in BUILD/test-logs.
@@ -48,7 +48,7 @@ list() {
     local kind=$1 build=$2 prefix=$3 file name limit=${4:-${SANITIZED:+400}}
     limit=${limit:-120}
     case $kind in
-    unit | hostile)
+    unit | hostile | sandbox)
         for file in tests/"$kind"/test_*.c; do
             [ -e "$file" ] || continue
             name=$(basename "$file" .c)
@@ -96,14 +96,14 @@ tests=
 for kind in $kinds; do
     case $kind in
     check)
-        tests+=$(list unit "$BUILD" ''; list hostile "$BUILD" '')$'\n'
+        tests+=$(list unit "$BUILD" ''; list hostile "$BUILD" ''; list sandbox "$BUILD" '')$'\n'
         if [ -z "${SANITIZED:-}" ]; then
             build_tests BUILD="$BUILD-asan" SAN=1
             tests+=$(list unit "$BUILD-asan" asan/ 400; list hostile "$BUILD-asan" asan/ 400)$'\n'
         fi
         tests+=$(list e2e "$BUILD" ''; list interop "$BUILD" '')$'\n'
         ;;
-    unit | hostile | e2e | interop | soak) tests+=$(list "$kind" "$BUILD" '')$'\n' ;;
+    unit | hostile | sandbox | e2e | interop | soak) tests+=$(list "$kind" "$BUILD" '')$'\n' ;;
     *) echo "run.sh: unknown kind of test: $kind" >&2; exit 2 ;;
     esac
 done
