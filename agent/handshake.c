@@ -14,6 +14,7 @@
 #include "agent/log.h"
 #include "agent/sessions.h"
 #include "protocol/kernel_tls.h"
+#include "sandbox/wipe.h"
 
 #define NO_ALERT 255
 
@@ -69,6 +70,7 @@ drop_ssl(struct handshake *handshake)
     SSL_free(handshake->ssl);
     handshake->ssl = NULL;
     export_wipe(&handshake->collected);
+    wipe_stack();
 }
 
 /* RUNNING is over: no event and no deadline any more. */
@@ -335,6 +337,7 @@ handshake_free(struct handshake *handshake)
         handshake_close_socket(handshake->fd);
     free(handshake->chain);
     OPENSSL_cleanse(&handshake->traffic, sizeof(handshake->traffic));
+    OPENSSL_cleanse(handshake->transport.buffer, sizeof(handshake->transport.buffer));
     /* The round in progress may still hold an event of its watch. */
     loop_free_later(handshake->cell->loop, handshake);
 }

@@ -32,6 +32,7 @@
 #include "agent/workers.h"
 #include "protocol/control.h"
 #include "sandbox/sandbox.h"
+#include "sandbox/wipe.h"
 
 #define START_DEADLINE_MS 10000 /* for the keeper's and the supervisor's first words */
 #define SPARE_FDS         64    /* channels, listening sockets, one in transit, the log */
@@ -226,6 +227,9 @@ handshaker_main(const struct role_args *args)
     int tested;
 
     log_init(args->name, (enum log_level)args->log_level, args->log_syslog);
+    /* Nothing of a finished handshake stays on the heap. */
+    if (CRYPTO_set_mem_functions(wipe_malloc, wipe_realloc, wipe_free) != 1)
+        log_bug("libcrypto was used before its memory could be taken over");
     if (OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) != 1 ||
         OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) != 1 || RAND_status() != 1)
         log_die("OpenSSL does not start");

@@ -31,6 +31,7 @@
 #include "protocol/keyops.h"
 #include "sandbox/sandbox.h"
 #include "sandbox/secret.h"
+#include "sandbox/wipe.h"
 
 /* A handshaker that does not take its answer for so long is dead or hostile. */
 #define ANSWER_WAIT_MS 2000
@@ -275,6 +276,7 @@ serve_request(const struct channel_message *message)
         if (requests[i].type != message->type)
             continue;
         refusal = requests[i].handle(message, &answer.number, &answer.size);
+        wipe_stack();
         if (refusal == 0) {
             size = keyops_put_answer(&answer, keeper.out, sizeof(keeper.out));
             send_answer(KEYOPS_ANSWER, size);
@@ -477,6 +479,7 @@ prepare(void)
     if (!tickets_work())
         log_die("self-test: tickets cannot be sealed and opened");
     ERR_clear_error();
+    wipe_stack();
 }
 
 /* Wait for a message on either channel. While requests come one after the other only their channel

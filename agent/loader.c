@@ -6,12 +6,11 @@
  * time. Trust: the supervisor is believed, the files are not. Any error ends the load with one
  * line; what runs already goes on as before.
  *
- * All of libcrypto's memory is wiped when it is freed (wiping_free()), and so are the buffers here.
+ * All of libcrypto's memory is wiped when it is freed (wipe.h), and so are the buffers here.
  */
 #include "agent/roles.h"
 
 #include <errno.h>
-#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,6 +29,7 @@
 #include "agent/ticket_state.h"
 #include "protocol/control.h"
 #include "sandbox/sandbox.h"
+#include "sandbox/wipe.h"
 
 #define SEND_TIMEOUT_MS 10000 /* a supervisor that takes nothing for so long is not there */
 
@@ -53,48 +53,6 @@ struct loader {
     uint8_t names[CREDENTIAL_NAMES_MAX];
     uint8_t message[CHANNEL_BUFFER_SIZE];
 };
-
-/* ---- memory for libcrypto ---- */
-
-static void
-wiping_free(void *memory, const char *file, int line)
-{
-    (void)file;
-    (void)line;
-    if (memory == NULL)
-        return;
-    explicit_bzero(memory, malloc_usable_size(memory));
-    free(memory);
-}
-
-static void *
-wiping_malloc(size_t size, const char *file, int line)
-{
-    (void)file;
-    (void)line;
-    return size > 0 ? malloc(size) : NULL;
-}
-
-/* Never realloc(): it may move the bytes and leave a copy. */
-static void *
-wiping_realloc(void *memory, size_t size, const char *file, int line)
-{
-    size_t old = memory != NULL ? malloc_usable_size(memory) : 0;
-    void *larger;
-
-    if (size == 0) {
-        wiping_free(memory, file, line);
-        return NULL;
-    }
-    if (memory != NULL && size <= old)
-        return memory;
-    larger = malloc(size);
-    if (larger != NULL && memory != NULL) {
-        memcpy(larger, memory, old);
-        wiping_free(memory, file, line);
-    }
-    return larger;
-}
 
 /* ---- what the supervisor is told ---- */
 
@@ -507,7 +465,7 @@ loader_main(const struct role_args *args)
 
     log_init(args->name, (enum log_level)args->log_level, args->log_syslog);
     signal(SIGPIPE, SIG_IGN);
-    if (CRYPTO_set_mem_functions(wiping_malloc, wiping_realloc, wiping_free) != 1)
+    if (CRYPTO_set_mem_functions(wipe_malloc, wipe_realloc, wipe_free) != 1)
         log_bug("libcrypto has allocated memory before the loader could take it over");
     warm_up();
     if (sandbox_enter(SANDBOX_LOADER, args->uid, args->gid, getppid(), &error) == -1)

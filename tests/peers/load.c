@@ -3,10 +3,15 @@
  *
  *   load PORT CA handshakes N CONCURRENCY   N mixed connections: TLS 1.2 and 1.3, RSA and ECDSA,
  *                                           half of them resumed; each fetches 100 bytes
+ *   load PORT CA all N CONCURRENCY          the same with ECDSA P-384 and Ed25519 identities too
  *   load PORT CA stream N                   N connections that POST to /echo and compare, until
  *                                           stdin ends; "running" after the first round of each
  *   load PORT CA idle N                     N connections that do nothing until stdin ends, then
  *                                           one request on each; "idle" when all are open
+ *
+ * SSLKEYLOGFILE in the environment: the secrets of all connections go there in the usual format,
+ * and lines "SERVER_RANDOM client-random server-random" (TLS 1.2) and "SESSION secret"
+ * (resumption).
  *
  * The last line counts; the exit status is 1 if any connection failed.
  */
@@ -17,7 +22,7 @@
 
 #include "tests/peers/peer.h"
 
-#define KINDS     4 /* version and key type */
+#define KINDS     8 /* version and key type; the first four in every mode */
 #define ECHO_SIZE 50000
 #define HEAD_MAX  1024
 
@@ -53,7 +58,8 @@ struct connection {
 
 static struct {
     enum mode mode;
-    int port, epoll;
+    int port, epoll, kinds;
+    FILE *keylog;
     SSL_CTX *ctx[KINDS];
     SSL_SESSION *sessions[KINDS];
     bool stop;                            /* stdin has ended */
@@ -65,31 +71,74 @@ static struct {
     struct connection **all; /* target slots; NULL: over, or not yet begun */
 } load;
 
+static void
+log_hex(const char *before, const uint8_t *bytes, size_t size, const char *after)
+{
+    fputs(before, load.keylog);
+    for (size_t i = 0; i < size; i++)
+        fprintf(load.keylog, "%02x", bytes[i]);
+    fputs(after, load.keylog);
+}
+
+static void
+log_keys(const SSL *ssl, const char *line)
+{
+    uint8_t random[SSL3_RANDOM_SIZE];
+
+    fprintf(load.keylog, "%s\n", line);
+    if (strncmp(line, "CLIENT_RANDOM ", 14) != 0)
+        return;
+    SSL_get_client_random(ssl, random, sizeof(random));
+    log_hex("SERVER_RANDOM ", random, sizeof(random), " ");
+    SSL_get_server_random(ssl, random, sizeof(random));
+    log_hex("", random, sizeof(random), "\n");
+}
+
 static int
 remember_session(SSL *ssl, SSL_SESSION *session)
 {
     int kind = (int)(intptr_t)SSL_get_app_data(ssl);
+    uint8_t secret[SSL_MAX_MASTER_KEY_LENGTH];
 
+    if (load.keylog != NULL)
+        log_hex("SESSION ", secret, SSL_SESSION_get_master_key(session, secret, sizeof(secret)),
+                "\n");
     SSL_SESSION_free(load.sessions[kind]);
     load.sessions[kind] = session;
     return 1;
 }
 
+/* The server's choice of an identity follows from what the client can verify. */
 static void
 make_contexts(const char *ca)
 {
-    for (int kind = 0; kind < KINDS; kind++) {
-        SSL_CTX *ctx = peer_ctx(kind < 2 ? 12 : 13, ca);
-        bool rsa = kind % 2 == 0;
+    static const struct {
+        int version;
+        const char *algorithms, *ciphers; /* ciphers: of TLS 1.2 */
+    } kinds[KINDS] = {
+        {12, "RSA-PSS+SHA256:ECDSA+SHA384", "aRSA+ECDHE+AESGCM"},
+        {12, "ECDSA+SHA256:ECDSA+SHA384", "aECDSA+ECDHE+AESGCM"},
+        {13, "RSA-PSS+SHA256:ECDSA+SHA384", NULL},
+        {13, "ECDSA+SHA256:ECDSA+SHA384", NULL},
+        {12, "ed25519:ECDSA+SHA256", "aECDSA+ECDHE+CHACHA20"},
+        {12, "ECDSA+SHA384:ECDSA+SHA256", "aECDSA+ECDHE+AESGCM"},
+        {13, "ed25519:ECDSA+SHA256", NULL},
+        {13, "ECDSA+SHA384:ECDSA+SHA256", NULL},
+    };
+    const char *keylog = getenv("SSLKEYLOGFILE");
 
-        CHECK(SSL_CTX_set1_sigalgs_list(ctx, rsa ? "RSA-PSS+SHA256:ECDSA+SHA384"
-                                                 : "ECDSA+SHA256:ECDSA+SHA384") == 1,
-              "sigalgs");
+    if (keylog != NULL)
+        CHECK((load.keylog = fopen(keylog, "we")) != NULL, "%s: %s", keylog, strerror(errno));
+    for (int kind = 0; kind < load.kinds; kind++) {
+        SSL_CTX *ctx = peer_ctx(kinds[kind].version, ca);
+
+        CHECK(SSL_CTX_set1_sigalgs_list(ctx, kinds[kind].algorithms) == 1, "sigalgs");
+        CHECK(kinds[kind].ciphers == NULL || SSL_CTX_set_cipher_list(ctx, kinds[kind].ciphers) == 1,
+              "ciphers");
         SSL_CTX_sess_set_new_cb(ctx, remember_session);
-        /* A ClientHello's order must not hide what is asked for. */
-        if (kind < 2)
-            SSL_CTX_set_cipher_list(ctx, rsa ? "aRSA+ECDHE+AESGCM" : "aECDSA+ECDHE+AESGCM");
         SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
+        if (load.keylog != NULL)
+            SSL_CTX_set_keylog_callback(ctx, log_keys);
         load.ctx[kind] = ctx;
     }
 }
@@ -116,8 +165,9 @@ connection_start(void)
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 
     CHECK(connection != NULL, "no memory");
-    connection->kind = (int)(load.started % KINDS);
-    connection->wants_resumption = load.mode == MODE_HANDSHAKES && load.started / KINDS % 2 == 1;
+    connection->kind = (int)(load.started % (unsigned)load.kinds);
+    connection->wants_resumption =
+        load.mode == MODE_HANDSHAKES && load.started / (unsigned)load.kinds % 2 == 1;
     connection->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     CHECK(connection->fd != -1, "socket: %s", strerror(errno));
     if (connect(connection->fd, (struct sockaddr *)&address, sizeof(address)) == -1)
@@ -375,7 +425,7 @@ main(int argc, char **argv)
     struct epoll_event events[256];
     struct rlimit files;
 
-    CHECK(argc >= 5, "usage: load PORT CA handshakes N CONCURRENCY | stream N | idle N");
+    CHECK(argc >= 5, "usage: load PORT CA handshakes|all N CONCURRENCY | stream N | idle N");
     signal(SIGPIPE, SIG_IGN);
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
@@ -384,6 +434,7 @@ main(int argc, char **argv)
     load.mode = strcmp(argv[3], "stream") == 0 ? MODE_STREAM
                 : strcmp(argv[3], "idle") == 0 ? MODE_IDLE
                                                : MODE_HANDSHAKES;
+    load.kinds = strcmp(argv[3], "all") == 0 ? KINDS : 4;
     load.target = strtoull(argv[4], NULL, 10);
     concurrency = argc > 5 ? strtoull(argv[5], NULL, 10) : load.target;
     if (load.mode == MODE_IDLE && concurrency > 50)
@@ -419,6 +470,8 @@ main(int argc, char **argv)
             connection_step(connection);
         }
     }
+    if (load.keylog != NULL)
+        fclose(load.keylog);
     printf("connections=%llu failed=%llu full=%llu resumed=%llu missed=%llu rounds=%llu "
            "bytes=%llu\n",
            (unsigned long long)load.over, (unsigned long long)load.failed,

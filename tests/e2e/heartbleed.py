@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+# run alone: it stops processes for a moment.
+"""After thousands of handshakes the memory of no process holds what it must not: all of it is read, as root.
+
+Needles: every number of every private key (big-endian, and little-endian, which is how libcrypto's limbs lie in
+memory), its DER and PEM, what Montgomery's method makes of its primes, everything in the generation's secret part,
+the ticket keys; and for the handshaker the secrets of every connection that was finished, from the clients' side.
+That the needles are the right ones is seen in the keeper's secret memory (read by a trick, tests/peers/scan.c), that
+the scan finds them by planting one in each process.
+"""
+import hashlib
+import hmac
+import os
+import pathlib
+import re
+import struct
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+from e2e import BUILD, ROOT, SANITIZED, Scene, Skip, check, children, context, identity, main, run  # noqa: E402
+
+SCAN = BUILD / "tests/peers/scan"
+KINDS = ("rsa", "p256", "p384", "ed25519")
+HANDSHAKES = int(os.environ.get("HEARTBLEED_HANDSHAKES", 5000))
+MAGIC = b"TLSASEC1"  # of agent/generation_format.h
+P256_ORDER = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551
+P384_ORDER = 0xffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973
+
+
+# ---- needles of keys ----
+
+def both_orders(name, number, size):
+    return {f"{name}-be": number.to_bytes(size, "big"), f"{name}-le": number.to_bytes(size, "little")}
+
+
+def numbers_of(key):
+    """{"prime1": number, ...} of `openssl pkey -text`."""
+    text = run(["openssl", "pkey", "-in", key, "-noout", "-text"]).stdout
+    return {name: int(digits.replace(":", "").replace("\n", "").replace(" ", ""), 16)
+            for name, digits in re.findall(r"^(\w+):\n((?:    [0-9a-f:]+\n)+)", text, re.M)}
+
+
+def rsa_needles(label, key):
+    numbers = numbers_of(key)
+    needles = both_orders(f"{label}-d", numbers["privateExponent"], 256)
+    for name in ("prime1", "prime2", "exponent1", "exponent2", "coefficient"):
+        needles |= both_orders(f"{label}-{name}", numbers[name], 128)
+    for name in ("prime1", "prime2"):
+        radix = 1 << 1024
+        needles |= both_orders(f"{label}-{name}-R", radix % numbers[name], 128)
+        needles |= both_orders(f"{label}-{name}-RR", radix * radix % numbers[name], 128)
+    return needles
+
+
+def ec_needles(label, key, order, size):
+    secret = numbers_of(key)["priv"]
+    needles = both_orders(f"{label}-d", secret, size)
+    needles |= both_orders(f"{label}-d-montgomery", secret * (1 << 8 * size) % order, size)
+    return needles
+
+
+def ed25519_needles(label, key):
+    seed = numbers_of(key)["priv"].to_bytes(32, "big")
+    expanded = bytearray(hashlib.sha512(seed).digest())
+    expanded[0] &= 248
+    expanded[31] = expanded[31] & 63 | 64
+    return {f"{label}-seed-be": seed, f"{label}-seed-le": seed[::-1], f"{label}-scalar": bytes(expanded[:32]),
+            f"{label}-prefix": bytes(expanded[32:])}
+
+
+def der(pem):
+    return [subprocess.run(["base64", "-d", "-i"], input=body.encode(), stdout=subprocess.PIPE, check=True).stdout
+            for body in re.findall(r"-----BEGIN CERTIFICATE-----(.*?)-----END", pem, re.S)]
+
+
+def key_needles():
+    needles, public = {}, b""
+    for label in KINDS:
+        certificate, key = identity(label, label)
+        public += b"".join(der(certificate.read_text()))
+        if label == "rsa":
+            needles |= rsa_needles(label, key)
+        elif label == "ed25519":
+            needles |= ed25519_needles(label, key)
+        else:
+            needles |= ec_needles(label, key, *((P256_ORDER, 32) if label == "p256" else (P384_ORDER, 48)))
+        body = key.read_text().split("-----")[2].strip()
+        needles |= {f"{label}-pem-{i}": line.encode() for i, line in enumerate(body.split("\n")) if len(line) == 64}
+    return needles, public
+
+
+def hkdf_sha256(secret, info, size):
+    block = hmac.new(bytes(32), secret, "sha256").digest()
+    out, previous, count = b"", b"", 1
+    while len(out) < size:
+        previous = hmac.new(block, previous + info + bytes([count]), "sha256").digest()
+        out, count = out + previous, count + 1
+    return out[:size]
+
+
+def generation_needles(part, public):
+    """What lies in the generation's secret part, but for what is public anyway; and the ticket keys of now. Needs to
+    know where the ticket secret is: behind magic, generation and build id."""
+    start = len(MAGIC) + 4
+    start += 1 + part[start]
+    secret = part[start:start + 32]
+    period = int(time.time()) // 10800
+    needles = {"ticket-secret": secret}
+    for number in (period - 1, period, period + 1):
+        needles[f"ticket-key-{number - period:+d}"] = hkdf_sha256(
+            secret, b"tlsagent ticket key" + struct.pack(">Q", number), 32)
+    part = part.rstrip(b"\0")
+    for at in range(start, len(part) - 16, 16):
+        if part[at:at + 16] not in public:
+            needles[f"generation-{at}"] = part[at:at + 16]
+    return needles
+
+
+# ---- needles of connections ----
+
+def expand_label(secret, label, size):
+    digest = "sha256" if len(secret) == 32 else "sha384"
+    label = b"tls13 " + label
+    info = struct.pack(">HB", size, len(label)) + label + b"\0"
+    return hmac.new(secret, info + b"\1", digest).digest()[:size]
+
+
+def prf_sha(secret, seed, size, digest):
+    out, a = b"", seed
+    while len(out) < size:
+        a = hmac.new(secret, a, digest).digest()
+        out += hmac.new(secret, a + seed, digest).digest()
+    return out[:size]
+
+
+def connection_needles(keylog):
+    needles, masters = {}, {}
+    for number, line in enumerate(keylog.read_text().splitlines()):
+        words = line.split()
+        if words[0] == "SESSION":
+            needles[f"session-{number}"] = bytes.fromhex(words[1])
+        elif words[0] == "CLIENT_RANDOM":
+            masters[words[1]] = bytes.fromhex(words[2])
+            needles[f"master-{number}"] = masters[words[1]]
+        elif words[0] == "SERVER_RANDOM":
+            seed = b"key expansion" + bytes.fromhex(words[2]) + bytes.fromhex(words[1])
+            for digest in ("sha256", "sha384"):
+                block = prf_sha(masters[words[1]], seed, 64, digest)
+                needles[f"tls12-{digest}-{number}"] = block
+        else:
+            secret = bytes.fromhex(words[2])
+            needles[f"{words[0].lower()}-{number}"] = secret
+            if "TRAFFIC_SECRET_0" in words[0]:
+                for size in (16, 32):
+                    needles[f"tls13-key-{size}-{number}"] = expand_label(secret, b"key", size)
+    return needles
+
+
+# ---- the scan ----
+
+def scan(directory, needles, *pids):
+    """Output lines of the scan, and what it found."""
+    path = directory / "needles"
+    path.write_text("".join(f"{name} {value.hex()}\n" for name, value in needles.items()))
+    lines = run([SCAN, "find", path, *pids], check_status=False, timeout=200).stdout.splitlines()
+    check(lines and lines[-1].startswith("hits "), lines)
+    return lines, [line for line in lines if line.startswith("hit ")]
+
+
+def processes(agent, server):
+    names = {agent.pid: "supervisor", **agent.roles()}
+    names |= {pid: "worker" for pid in children(server.pid)}
+    return names
+
+
+def secret_memory(pid):
+    lines = run([SCAN, "dump", pid]).stdout.split()
+    check(len(lines) >= 2, "the keeper has no memfd_secret: this kernel has none?", len(lines))
+    return [bytes.fromhex(line) for line in lines]
+
+
+def test_after_5000_handshakes_no_memory_holds_a_key():
+    if not ROOT:
+        raise Skip("only root may read the memory of others")
+    if SANITIZED:
+        raise Skip("the sanitizers keep freed memory")
+    with Scene() as scene:
+        agent = scene.agent(context("www", *KINDS))
+        server = scene.server(agent, workers=2)
+        os.environ["SSLKEYLOGFILE"] = str(scene.directory / "keylog")
+        load = scene.load(server.port, "all", HANDSHAKES, 32)
+        del os.environ["SSLKEYLOGFILE"]
+        check(load.process.wait(250) == 0, load.text()[-3000:])
+        print(load.lines()[-1])
+        names = processes(agent, server)
+
+        keys, public = key_needles()
+        keeper = agent.pids("keeper")[0]
+        parts = secret_memory(keeper)
+        generation = next(part for part in parts if part.startswith(MAGIC))
+        keys |= generation_needles(generation, public)
+        inside = {name for name, value in keys.items() if any(value in part for part in parts)}
+        expected = {"rsa-d-le", "rsa-d-be", "rsa-prime1-le", "rsa-prime2-le", "rsa-coefficient-le", "rsa-prime1-RR-le",
+                    "rsa-prime2-RR-le", "p256-d-le", "p384-d-le", "p256-d-be", "ed25519-seed-be", "ticket-secret",
+                    "ticket-key-+0"}
+        print(f"{len(keys)} needles of keys, {len(inside)} of them seen in the keeper's secret memory")
+        check(expected <= inside, "needles that are not in the keeper, so they are wrong:", expected - inside)
+
+        connections = connection_needles(scene.directory / "keylog")
+        lines, hits = scan(scene.directory, keys | connections, *names)
+        for line in lines:
+            words = line.split()
+            if words[0] in ("scanned", "secret"):
+                print(f"{names[int(words[1])]} (pid {words[1]}): {words[0]} {int(words[2]) // 1024} KiB "
+                      f"{' '.join(words[3:])}")
+        print(f"{len(keys | connections)} needles: {len(hits)} hits")
+        check(not hits, "\n".join(f"{names[int(line.split()[1])]}: {line}" for line in hits[:60]))
+        scanned = {int(line.split()[1]) for line in lines if line.startswith("scanned ")}
+        check(scanned == set(names), "not all were scanned")
+        check(any(line.startswith(f"secret {keeper} ") for line in lines), "root can read the keeper's keys")
+
+        # The same scan finds what is there.
+        for pid, name in names.items():
+            for needle in ("rsa-prime1-le", "ed25519-seed-be"):
+                run([SCAN, "plant", keys[needle].hex(), pid])
+                _, hits = scan(scene.directory, keys, pid)
+                check(any(needle in line for line in hits), f"a planted {needle} was not found in {name}")
+                run([SCAN, "unplant", len(keys[needle]), pid])
+        _, hits = scan(scene.directory, keys, *names)
+        check(not hits, hits)
+        print(f"planted copies were found in all {len(names)} processes")
+        check(processes(agent, server) == names, "a process was replaced")
+
+
+main()
