@@ -21,6 +21,12 @@ HARDEN   := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-fra
 OPT      := -O1
 LDFLAGS  += -fsanitize=address,undefined
 endif
+ifdef FUZZ # make FUZZ=1 CC=clang: for libFuzzer (see fuzz)
+HARDEN   := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -DSANITIZED -DFUZZING $(FUZZ_FLAGS)
+OPT      := -O1
+LDFLAGS  += -fsanitize=address,undefined $(FUZZ_FLAGS)
+WARNINGS += -Wno-format-nonliteral -Wno-missing-field-initializers # clang is stricter than gcc
+endif
 CFLAGS   ?= $(OPT) -g
 CPPFLAGS += -I. -D_GNU_SOURCE -DTLSAGENT_VERSION='"$(VERSION)"' -DTLSAGENT_SYSCONFDIR='"$(SYSCONFDIR)"'
 COMPILE   = $(CC) -std=c11 $(CPPFLAGS) $(CFLAGS) $(HARDEN) $(WARNINGS) -fPIC -fvisibility=hidden -pthread -MMD -MP
@@ -34,6 +40,7 @@ TOOL     := $(patsubst %.c,$(BUILD)/%.o,$(wildcard client/tool/*.c))
 EXAMPLES := $(patsubst client/examples/%.c,$(BUILD)/examples/%,$(wildcard client/examples/*.c))
 UNIT     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c))
 HOSTILE  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/hostile/test_*.c))
+FUZZERS  := $(patsubst tests/fuzz/fuzz_%.c,$(BUILD)/tests/fuzz/fuzz_%,$(wildcard tests/fuzz/fuzz_*.c))
 PEERS    := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/peers/*.c))
 BENCH    := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
 FORMS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/vm/*.c))
@@ -111,6 +118,9 @@ $(BENCH): $(BUILD)/tests/bench/%: $(BUILD)/tests/bench/%.o
 $(BUILD)/tests/vm/forms: $(FORMS) $(BUILD)/libtested.a
 	$(Q)$(LINK) $^ -o $@ -lssl $(CLIENT_LIBS)
 
+$(FUZZERS): $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/libtested.a
+	$(Q)$(LINK) -fsanitize=fuzzer $^ -o $@ $(CHECK_LIBS) $(AGENT_LIBS)
+
 run:
 	@contrib/debian/install-deps run
 	@$(MAKE) --no-print-directory all
@@ -141,6 +151,14 @@ bench bench-quick:
 	@$(MAKE) --no-print-directory all $(BENCH)
 	@BUILD=$(BUILD) tests/bench/bench.py $(if $(filter bench-quick,$@),--quick --results $(BUILD)/bench) $(BENCH_OPTIONS)
 .PHONY: bench bench-quick
+
+# Each target in turn; what it finds new goes to $(BUILD)-fuzz/corpus, a crash to $(BUILD)-fuzz/crashes.
+FUZZ_SECONDS ?= 60
+fuzz fuzz-coverage:
+	@contrib/debian/install-deps fuzz
+	@BUILD=$(BUILD) FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh $@
+fuzz-programs: $(FUZZERS)
+.PHONY: fuzz-coverage fuzz-programs
 
 test-programs: $(UNIT) $(HOSTILE) $(PEERS) $(ATTACKS) $(BUILD)/tests/vm/forms
 .PHONY: test-programs
@@ -174,7 +192,7 @@ install: all
 	install -m 644 agent/tlsagentd.8 $(DESTDIR)$(PREFIX)/share/man/man8/
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-asan
+	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-fuzz $(BUILD)-coverage
 
 help:
 	@echo 'make              build with hardening flags'
@@ -184,6 +202,7 @@ help:
 	@echo 'make check-all    check, check-asan and the long ones'
 	@echo 'make bench        against nginx, haproxy, hitch and stunnel (minutes); results in tests/bench/results'
 	@echo 'make bench-quick  the same in short; results in $(BUILD)/bench'
+	@echo 'make fuzz         each fuzz target for a minute (FUZZ_SECONDS=60); fuzz-coverage: what the corpora reach'
 	@echo 'make lint         clang-tidy, cppcheck, clang-format, layering'
 	@echo 'make format       clang-format in place'
 	@echo 'make install      DESTDIR= PREFIX=$(PREFIX)'

@@ -120,7 +120,7 @@ open_next(struct stream *stream, uint8_t *out, size_t room, bool may_wait, size_
     struct stream_buffer *in = &stream->in;
     struct record *record = stream->record;
     struct record_failure failure;
-    uint8_t *data = in->data + in->start;
+    uint8_t *data = in->data != NULL ? in->data + in->start : NULL;
     enum record_event event = RECORD_FAILED;
     size_t total = 0, content = 0;
     bool direct = false;

@@ -26,7 +26,7 @@
 #define PIECE     16
 #define CHUNK     ((size_t)1 << 20)
 #define HASH_BITS 22
-#define HITS_MAX  200
+#define HITS_MAX  200 /* shown, of one process */
 
 struct piece {
     uint8_t bytes[PIECE];
@@ -41,7 +41,7 @@ static struct {
     struct piece *pieces; /* from 1 */
     uint32_t piece_count;
     uint32_t *buckets;
-    uint64_t hits;
+    uint64_t hits, shown;
 } scan;
 
 static void __attribute__((noreturn)) fail(const char *what)
@@ -147,7 +147,8 @@ look(const uint8_t *bytes, size_t size, uint64_t address, int pid, const char *m
 
             if (memcmp(piece->bytes, bytes + at, PIECE) != 0)
                 continue;
-            if (scan.hits++ < HITS_MAX)
+            scan.hits++;
+            if (scan.shown++ < HITS_MAX)
                 printf("hit %d %s+%u %llx %s\n", pid, scan.names[piece->needle], piece->offset,
                        (unsigned long long)(address + at), mapping);
         }
@@ -196,6 +197,7 @@ scan_process(int pid)
     struct mapping mapping;
     uint64_t total = 0;
 
+    scan.shown = 0;
     while (next_mapping(maps, &mapping)) {
         size_t unread = 0, carried = 0;
 

@@ -92,17 +92,21 @@ keeper_secret_part(size_t count)
     return secret;
 }
 
-/* The same as a real generation: returns the fd of its secret part. */
-static inline int
-keeper_secret_fd(void)
+/* The same as a real generation: one context "www" for uid 4242, one identity for each key. */
+static inline void
+keeper_parts(int *public_part, int *secret_part)
 {
     static char name[] = "www";
+    static uid_t user = 4242;
     struct config config = {.max_handshakes = 100};
     struct config_context context = {.name = name,
                                      .min_version = 0x0303,
                                      .max_version = 0x0304,
                                      .forms = SERVICE_FORM_RECORDS,
-                                     .deadline_ms = 10000};
+                                     .deadline_ms = 10000,
+                                     .tickets = 2,
+                                     .users = &user,
+                                     .user_count = 1};
     struct generation_writer *writer = generation_writer_new(KEEPER_GENERATION);
     int public_fd = memfd_create("public", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     int secret_fd = memfd_create("secret", MFD_CLOEXEC);
@@ -137,6 +141,17 @@ keeper_secret_fd(void)
     REQUIRE(generation_write(writer, public_fd, secret_fd, &done, &error) == 0);
     REQUIRE(done.keys == KEY_COUNT);
     generation_writer_free(writer);
+    *public_part = public_fd;
+    *secret_part = secret_fd;
+}
+
+/* Its secret part only. */
+static inline int
+keeper_secret_fd(void)
+{
+    int public_fd, secret_fd;
+
+    keeper_parts(&public_fd, &secret_fd);
     close(public_fd);
     return secret_fd;
 }
