@@ -1,5 +1,6 @@
 /* fuzz_generation.c: the readers of a generation's public and secret parts, as handshakers and
- * keepers map them. First byte: which. Everything that was accepted is looked at. */
+ * keepers map them. First byte: which; then what comes behind magic, number and build id.
+ * Everything that was accepted is looked at. */
 #include "tests/fuzz/fuzz.h"
 
 #include <fcntl.h>
@@ -7,6 +8,8 @@
 #include <unistd.h>
 
 #include "agent/generation.h"
+#include "agent/generation_format.h"
+#include "agent/roles.h"
 
 static volatile unsigned fuzz_sum;
 
@@ -64,12 +67,19 @@ fuzz_secret(int fd)
 static void
 fuzz_generation(const uint8_t *data, size_t size)
 {
+    uint8_t head[GENERATION_MAGIC_SIZE + 5] = {0};
     int fd;
 
     if (size == 0)
         return;
+    memcpy(head, data[0] % 2 == 0 ? GENERATION_MAGIC_PUBLIC : GENERATION_MAGIC_SECRET,
+           GENERATION_MAGIC_SIZE);
+    head[GENERATION_MAGIC_SIZE + 3] = 1;
+    head[GENERATION_MAGIC_SIZE + 4] = (uint8_t)strlen(role_build_id);
     fd = memfd_create("part", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    FUZZ_REQUIRE(fd != -1 && write(fd, data + 1, size - 1) == (ssize_t)size - 1);
+    FUZZ_REQUIRE(fd != -1 && write(fd, head, sizeof(head)) == sizeof(head));
+    FUZZ_REQUIRE(write(fd, role_build_id, strlen(role_build_id)) == (ssize_t)strlen(role_build_id));
+    FUZZ_REQUIRE(write(fd, data + 1, size - 1) == (ssize_t)size - 1);
     if (data[0] % 2 == 0) {
         FUZZ_REQUIRE(
             fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) == 0);
