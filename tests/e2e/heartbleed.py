@@ -26,6 +26,8 @@ SCAN = BUILD / "tests/peers/scan"
 KINDS = ("rsa", "p256", "p384", "ed25519")
 HANDSHAKES = int(os.environ.get("HEARTBLEED_HANDSHAKES", 5000))
 MAGIC = b"TLSASEC1"  # of agent/generation_format.h
+TICKETS_MAGIC = b"TLSATKT1"  # of agent/ticket_state.c
+KEYOPS = (pathlib.Path(__file__).resolve().parents[2] / "protocol/keyops.h").read_text()
 P256_ORDER = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551
 P384_ORDER = 0xffffffffffffffffffffffffffffffffffffffffffffffffc7634d81f4372ddf581a0db248b0a77aecec196accc52973
 
@@ -102,20 +104,30 @@ def hkdf_sha256(secret, info, size):
 
 
 def generation_needles(part, public):
-    """What lies in the generation's secret part, but for what is public anyway; and the ticket keys of now. Needs to
-    know where the ticket secret is: behind magic, generation and build id."""
+    """What lies in the generation's secret part (behind magic, number and build id), but for what is public."""
     start = len(MAGIC) + 4
     start += 1 + part[start]
-    secret = part[start:start + 32]
-    period = int(time.time()) // 10800
-    needles = {"ticket-secret": secret}
-    for number in (period - 1, period, period + 1):
-        needles[f"ticket-key-{number - period:+d}"] = hkdf_sha256(
-            secret, b"tlsagent ticket key" + struct.pack(">Q", number), 32)
     part = part.rstrip(b"\0")
-    for at in range(start, len(part) - 16, 16):
-        if part[at:at + 16] not in public:
-            needles[f"generation-{at}"] = part[at:at + 16]
+    return {f"generation-{at}": part[at:at + 16] for at in range(start, len(part) - 16, 16)
+            if part[at:at + 16] not in public}
+
+
+def ticket_needles(page):
+    """The secrets in the page of ticket keys (struct ticket_state), and the key of now that follows from them."""
+    now, needles = int(time.time()), {}
+    source = 16
+    period = struct.unpack_from("=I", page, source + 4)[0]
+    filter_size = sum(int(re.search(rf"#define KEYOPS_{name}_SIZE\s+(\d+)", KEYOPS).group(1))
+                      for name in ("KEY_NAME", "HMAC"))
+    slots = source + 16 + (filter_size + 7) // 8 * 8
+    for i in range(2):
+        number, secret = struct.unpack_from("=Q32s", page, slots + 72 * i)
+        if any(secret):
+            needles[f"ticket-secret-{i}"] = secret
+            for _ in range(max(0, now // period - number)):
+                secret = hashlib.sha256(b"tlsagent ticket ratchet" + secret).digest()
+            needles["ticket-secret-now"] = secret
+            needles["ticket-key-now"] = hkdf_sha256(secret, b"tlsagent ticket key", 32)
     return needles
 
 
@@ -200,12 +212,12 @@ def test_after_5000_handshakes_no_memory_holds_a_key():
         keys, public = key_needles()
         keeper = agent.pids("keeper")[0]
         parts = secret_memory(keeper)
-        generation = next(part for part in parts if part.startswith(MAGIC))
-        keys |= generation_needles(generation, public)
+        keys |= generation_needles(next(part for part in parts if part.startswith(MAGIC)), public)
+        keys |= ticket_needles(next(part for part in parts if part.startswith(TICKETS_MAGIC)))
         inside = {name for name, value in keys.items() if any(value in part for part in parts)}
         expected = {"rsa-d-le", "rsa-d-be", "rsa-prime1-le", "rsa-prime2-le", "rsa-coefficient-le", "rsa-prime1-RR-le",
-                    "rsa-prime2-RR-le", "p256-d-le", "p384-d-le", "p256-d-be", "ed25519-seed-be", "ticket-secret",
-                    "ticket-key-+0"}
+                    "rsa-prime2-RR-le", "p256-d-le", "p384-d-le", "p256-d-be", "ed25519-seed-be",
+                    "ticket-secret-0", "ticket-key-now"}
         print(f"{len(keys)} needles of keys, {len(inside)} of them seen in the keeper's secret memory")
         check(expected <= inside, "needles that are not in the keeper, so they are wrong:", expected - inside)
 

@@ -23,6 +23,9 @@ fuzz_clock(void)
 static void
 fuzz_keyops_start(void)
 {
+    static struct ticket_state page;
+    const struct ticket_plan plan = {
+        .now = fuzz_clock(), .period = 10800, .life = 43200, .group = "0"};
     struct error error = {""};
     struct generation_secret *secret;
 
@@ -30,7 +33,8 @@ fuzz_keyops_start(void)
         return;
     secret = keeper_secret_part(KEY_COUNT);
     fuzz_ring = fixture_keep(keyring_new(secret, KEY_COUNT, &error));
-    fuzz_tickets = fixture_keep(ticket_box_new(secret->ticket_secret, fuzz_clock, &error));
+    FUZZ_REQUIRE(ticket_state_fill(&page, NULL, &plan));
+    fuzz_tickets = fixture_keep(ticket_box_new(&page, fuzz_clock, &error));
 }
 
 static void

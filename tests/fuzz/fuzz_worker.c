@@ -5,7 +5,7 @@
  * The input is a row of packets: a byte that says which fd goes with it, two bytes of size, the
  * packet (type and body). fd 1 is one end of a socket pair; a packet with fd kind 3 is not sent on
  * the channel but to the other end of the last pair, as the peer's bytes. A thread plays a keeper
- * that refuses everything.
+ * that signs nothing and opens no ticket.
  */
 #include "tests/fuzz/fuzz.h"
 
@@ -31,18 +31,25 @@ fuzz_play_keeper(void *argument)
     int fd = *(int *)argument;
     struct channel_message message;
     struct error error = {""};
-    uint8_t body[16];
+    static const uint8_t filter[KEYOPS_FILTER_SIZE] = "a key name";
+    uint8_t body[64 + KEYOPS_FILTER_SIZE];
 
     while (channel_receive_wait(fd, keyops_keeper_rules, keyops_keeper_rule_count, buffer,
                                 sizeof(buffer), &message, &error, -1) != CHANNEL_CLOSED) {
         struct keyops_refused refused = {.reason = KEYOPS_INTERNAL};
+        struct keyops_answer answer = {.data = filter, .size = sizeof(filter)};
 
         if (message.size < 4)
             continue;
         refused.number = (uint32_t)message.body[0] << 24 | (uint32_t)message.body[1] << 16 |
                          (uint32_t)message.body[2] << 8 | message.body[3];
-        channel_send(fd, KEYOPS_REFUSAL, body, keyops_put_refused(&refused, body, sizeof(body)),
-                     NULL, 0);
+        answer.number = refused.number;
+        if (message.type == KEYOPS_FILTERS)
+            channel_send(fd, KEYOPS_ANSWER, body, keyops_put_answer(&answer, body, sizeof(body)),
+                         NULL, 0);
+        else
+            channel_send(fd, KEYOPS_REFUSAL, body, keyops_put_refused(&refused, body, sizeof(body)),
+                         NULL, 0);
     }
     return NULL;
 }
@@ -70,16 +77,16 @@ fuzz_worker_start(void)
     strncpy(hello.build, role_build_id, sizeof(hello.build) - 1);
     channel_send(keeper[1], KEYOPS_HELLO, body, keyops_put_hello(&hello, body, sizeof(body)), NULL,
                  0);
+    FUZZ_REQUIRE(pthread_create(&thread, NULL, fuzz_play_keeper, &keeper[1]) == 0);
+    pthread_detach(thread);
     calls = fixture_keep(keycall_open(keeper[0], 1000, &error));
     FUZZ_REQUIRE(proxykey_load(&error) == 0);
-    fuzz_cell.tickets = fixture_keep(proxyticket_new(calls, part->tag, &error));
+    fuzz_cell.tickets = fixture_keep(proxyticket_new(calls, &error));
     fuzz_cell.identities = fixture_keep(identity_table_new(part, calls, &handshake_hooks, &error));
     fuzz_cell.contexts = fixture_keep(calloc(part->context_count, sizeof(*fuzz_cell.contexts)));
     fuzz_cell.buffer = fixture_keep(malloc(CHANNEL_BUFFER_SIZE));
     fuzz_cell.capacity = 64;
     fuzz_cell.worker_limit = 4;
-    FUZZ_REQUIRE(pthread_create(&thread, NULL, fuzz_play_keeper, &keeper[1]) == 0);
-    pthread_detach(thread);
     fuzz_cell.loop = loop_new();
 }
 
