@@ -93,7 +93,7 @@ connect_pair(int pair[2], struct error *error)
 static bool
 expect(int fd, const void *bytes, size_t size)
 {
-    uint8_t got[KERNEL_PROBE_RECORD_MAX];
+    uint8_t got[KERNEL_PROBE_RECORD_MAX] = {0};
     size_t have = 0;
     struct pollfd ready = {fd, POLLIN, 0};
 

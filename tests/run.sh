@@ -1,5 +1,5 @@
 #!/bin/bash
-# run.sh check|unit|hostile|sandbox|e2e|interop|soak...: build the test programs and run them, two at a
+# run.sh check|unit|hostile|sandbox|e2e|interop|vm|soak...: build the test programs and run them, two at a
 # time, each with a time limit. One line per test, then one line that counts them.
 #
 #   check      everything but soak; unit and hostile tests a second time under AddressSanitizer
@@ -7,7 +7,7 @@
 #   JOBS=n     so many at a time (default 2)
 #
 # Programs in tests/unit, tests/hostile and tests/sandbox are one test each: exit status 0, or 77 for "skipped".
-# Scripts in tests/e2e, tests/interop and tests/soak print a line for each of their tests:
+# Scripts in tests/e2e, tests/interop, tests/vm and tests/soak print a line for each of their tests:
 # "ok NAME (SECONDS)", "FAIL NAME" or "SKIP NAME: REASON". A script that says "run alone" in its
 # second line measures something: nothing else runs beside it. All output is in BUILD/test-logs.
 set -u
@@ -58,6 +58,7 @@ list() {
     *)
         limit=300
         [ "$kind" != soak ] || limit=3600
+        [ "$kind" != vm ] || limit=400 # an emulated machine
         for file in tests/"$kind"/*.py; do
             [ -e "$file" ] || continue
             name=$(basename "$file" .py)
@@ -101,9 +102,9 @@ for kind in $kinds; do
             build_tests BUILD="$BUILD-asan" SAN=1
             tests+=$(list unit "$BUILD-asan" asan/ 400; list hostile "$BUILD-asan" asan/ 400)$'\n'
         fi
-        tests+=$(list e2e "$BUILD" ''; list interop "$BUILD" '')$'\n'
+        tests+=$(list vm "$BUILD" ''; list e2e "$BUILD" ''; list interop "$BUILD" '')$'\n'
         ;;
-    unit | hostile | sandbox | e2e | interop | soak) tests+=$(list "$kind" "$BUILD" '')$'\n' ;;
+    unit | hostile | sandbox | e2e | interop | vm | soak) tests+=$(list "$kind" "$BUILD" '')$'\n' ;;
     *) echo "run.sh: unknown kind of test: $kind" >&2; exit 2 ;;
     esac
 done

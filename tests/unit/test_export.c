@@ -8,6 +8,8 @@
  */
 #include <check.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <openssl/ec.h>
 #include <openssl/rand.h>
 #include <openssl/ssl.h>
@@ -92,6 +94,35 @@ free_contexts(void)
     saved = NULL;
 }
 
+/* The handshake takes nothing out of the socket that OpenSSL has not asked for (kernel TLS may
+ * follow): over TCP, for that is where it is done. */
+static bool exact;
+
+static void
+use_exact_mode(void)
+{
+    exact = true;
+}
+
+static int
+tcp_pair(int pair[2])
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof(address);
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+
+    pair[1] = socket(AF_INET, SOCK_STREAM, 0);
+    if (bind(listener, (struct sockaddr *)&address, size) == -1 || listen(listener, 1) == -1 ||
+        getsockname(listener, (struct sockaddr *)&address, &size) == -1 ||
+        connect(pair[1], (struct sockaddr *)&address, size) == -1)
+        return -1;
+    pair[0] = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
+    close(listener);
+    setsockopt(pair[1], IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    setsockopt(pair[0], IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    return fcntl(pair[1], F_SETFL, O_NONBLOCK);
+}
+
 /* A server on one end of a socket pair and a client on the other, both non-blocking. */
 static SSL *
 connect_pair(struct server *server)
@@ -100,9 +131,14 @@ connect_pair(struct server *server)
     SSL *client = SSL_new(client_ctx);
     BIO *bio;
 
-    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+    if (exact)
+        ck_assert_int_eq(tcp_pair(pair), 0);
+    else
+        ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
     server->fd = pair[0];
     transport_init(&server->transport, pair[0]);
+    if (exact)
+        transport_set_exact(&server->transport);
     export_init(&server->collected);
     server->ssl = SSL_new(server_ctx);
     bio = transport_bio(&server->transport);
@@ -153,7 +189,9 @@ hand_back(struct server *server, struct stream *stream)
     SSL_set_shutdown(server->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
     SSL_free(server->ssl);
     export_wipe(&server->collected);
+    ck_assert(transport_settle(&server->transport));
     early = transport_early(&server->transport, &early_size);
+    ck_assert(!exact || early_size == 0);
     ck_assert_int_eq(stream_start(stream, server->fd, &state, true, early, early_size, &error), 0);
 }
 
@@ -440,13 +478,18 @@ int
 main(void)
 {
     Suite *suite = suite_create("export");
-    TCase *tcase = tcase_create("export");
+    TCase *tcase = tcase_create("export"), *exactly = tcase_create("exact reading");
     SRunner *runner;
     int failed;
 
     tcase_add_loop_test(tcase, peer_understands_full_and_resumed, 0, CASES);
     tcase_add_loop_test(tcase, request_glued_to_finished, 0, CASES);
     tcase_add_test(tcase, handshakes_of_one_context_interleave);
+    tcase_add_checked_fixture(exactly, use_exact_mode, NULL);
+    tcase_add_loop_test(exactly, peer_understands_full_and_resumed, 0, CASES);
+    tcase_add_loop_test(exactly, request_glued_to_finished, 0, CASES);
+    tcase_set_timeout(exactly, 120);
+    suite_add_tcase(suite, exactly);
     tcase_add_test(tcase, gate_refuses);
     tcase_add_test(tcase, max_fragment_is_exported);
     tcase_add_test(tcase, last_nonce_is_found_across_partial_writes);

@@ -582,6 +582,9 @@ END_TEST
 
 START_TEST(a_sending_key_that_is_refused_ends_writing)
 {
+    static const struct incoming list[] = {{0, EBADMSG, 0, NULL, false}};
+    uint8_t buffer[100];
+
     start(0x1301, true);
     kernel.fail_tx = EBUSY;
     ck_assert_int_eq(stream_update_keys(&stream, true, &error), -1);
@@ -590,6 +593,8 @@ START_TEST(a_sending_key_that_is_refused_ends_writing)
     ck_assert_uint_eq(kernel.count, 2);
     ck_assert_int_eq(stream_write(&stream, "data", 4, &error), -1);
     ck_assert_int_eq(stream_shutdown_send(&stream, &error), -1);
+    incoming(list, 1);
+    ck_assert_int_eq(stream_read(&stream, buffer, sizeof(buffer), &error), -1);
     ck_assert_uint_eq(kernel.count, 2); /* the peer expects another key: not a byte more */
     stream_clear(&stream);
 }

@@ -452,29 +452,32 @@ END_TEST
 
 /* ---- the command line of a role ---- */
 
+#define ROLE_WORDS 12
+
 START_TEST(role_arguments_are_parsed_strictly)
 {
     static char good[][32] = {"tlsagentd",     "--role=keeper",  "--name=keeper 0.1",
                               "--log-level=2", "--log-syslog=1", "--uid=4294967294",
                               "--gid=7",       "--parent=99",    "--cpu=-1",
-                              "--cell=3",      "--require=0",    "--kernel-tls=0"};
-    char *argv[13] = {NULL};
+                              "--cell=3",      "--require=0",    "--kernel-tls=63"};
+    char *argv[ROLE_WORDS + 1] = {NULL};
     enum control_role role;
     struct role_args args;
     int status;
     pid_t pid;
 
-    for (size_t i = 0; i < 12; i++)
+    for (size_t i = 0; i < ROLE_WORDS; i++)
         argv[i] = good[i];
-    ck_assert(spawn_parse(12, argv, &role, &args));
+    ck_assert(spawn_parse(ROLE_WORDS, argv, &role, &args));
     ck_assert_int_eq(role, CONTROL_KEEPER);
     ck_assert_str_eq(args.name, "keeper 0.1");
     ck_assert(args.log_level == 2 && args.log_syslog == 1 && args.uid == 4294967294U &&
-              args.gid == 7 && args.parent == 99 && args.cpu == -1 && args.cell == 3);
+              args.gid == 7 && args.parent == 99 && args.cpu == -1 && args.cell == 3 &&
+              args.kernel == 63);
     argv[1] = good[2];
-    ck_assert(!spawn_parse(12, argv, &role, &args)); /* not a role's at all */
+    ck_assert(!spawn_parse(ROLE_WORDS, argv, &role, &args)); /* not a role's at all */
     argv[1] = good[1];
-    for (size_t i = 1; i < 12; i++) {
+    for (size_t i = 1; i < ROLE_WORDS; i++) {
         pid = fork();
         if (pid == 0) {
             char spoilt[40];
@@ -484,7 +487,7 @@ START_TEST(role_arguments_are_parsed_strictly)
             if (i != 2)
                 strncat(spoilt, "x", sizeof(spoilt) - strlen(spoilt) - 1);
             argv[i] = spoilt;
-            (void)spawn_parse(12, argv, &role, &args);
+            (void)spawn_parse(ROLE_WORDS, argv, &role, &args);
             _exit(0);
         }
         ck_assert_int_eq(waitpid(pid, &status, 0), pid);

@@ -5,7 +5,7 @@
  *   forms kernel|records [WORD]      only cases with the word in their names
  *
  * $TLSAGENT_SOCK is the agent's socket, $FORMS_CA the CA of its contexts "www" and "fixed"
- * (prefer_rekey). One line per case, "ok NAME" or "FAIL NAME". Cases of forms_data.c,
+ * (prefer_rekey). One line per case, "ok NAME (SECONDS)" or "FAIL NAME". Cases of forms_data.c,
  * forms_ends.c and forms_choice.c, each in a child process, in TLS 1.2 and 1.3.
  */
 #include "tests/vm/forms.h"
@@ -317,6 +317,7 @@ expect_clean_end(struct pair *pair)
 static bool
 run_case(const struct test_case *test, const char *name)
 {
+    double started = peer_seconds();
     pid_t child;
     int status;
 
@@ -331,7 +332,7 @@ run_case(const struct test_case *test, const char *name)
     }
     CHECK(child != -1 && waitpid(child, &status, 0) == child, "fork: %s", strerror(errno));
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
-        printf("ok %s\n", name);
+        printf("ok %s (%.1f)\n", name, peer_seconds() - started);
         return true;
     }
     printf("FAIL %s\n    (%s %d)\n", name, WIFSIGNALED(status) ? "signal" : "exit status",

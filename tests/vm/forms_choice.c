@@ -290,6 +290,35 @@ kernel_only_fails_where_it_cannot_be(void)
     }
 }
 
+/* ---- moved to another process (here: to another object) ---- */
+
+static void
+moved(void)
+{
+    struct pair pair;
+    struct tlsagent_conn *there;
+    int carrier[2];
+
+    pair_open(&pair);
+    echo(&pair);
+    client_write(&pair, 50, 9);
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, carrier) == 0, "socketpair");
+    CHECK(tlsagent_conn_send(pair.conn, carrier[0]) == 0, "send: %s", tlsagent_error(pair.conn));
+    CHECK(tlsagent_write(pair.conn, "x", 1) == -1, "the sender still writes");
+    there = tlsagent_conn_receive(carrier[1]);
+    CHECK(there != NULL && tlsagent_error_code(there) == 0, "receive: %s", tlsagent_error(there));
+    tlsagent_abandon(pair.conn);
+    pair.conn = there;
+    expect_form(&pair, setup.form);
+    worker_read(&pair, 50, 9);
+    echo(&pair);
+    SSL_shutdown(pair.peer.ssl);
+    peer_flush(&pair.peer);
+    expect_clean_end(&pair);
+    CHECK(tlsagent_close(pair.conn) == 0, "close");
+    CHECK(peer_read(&pair.peer, (uint8_t[1]){0}, 1) == 0, "no close_notify from the worker");
+}
+
 /* ---- TLS is stopped ---- */
 
 static void
@@ -403,6 +432,7 @@ const struct test_case form_cases[] = {
      socket_with_the_protocol_and_no_keys_carries_records, KERNEL},
     {"prefer_rekey", prefer_rekey, KERNEL},
     {"kernel_only_fails_where_it_cannot_be", kernel_only_fails_where_it_cannot_be, ONCE},
+    {"moved", moved, ALWAYS},
     {"stop_and_go_on_in_plaintext", stop_and_go_on_in_plaintext, RECORDS},
     {"stop_with_data_on_the_way", stop_with_data_on_the_way, RECORDS},
     {"stop_and_start_again", stop_and_start_again, RECORDS},
