@@ -149,6 +149,8 @@ check-all: check check-asan
 bench bench-quick:
 	@contrib/debian/install-deps bench
 	@$(MAKE) --no-print-directory all $(BENCH)
+	@CPPFLAGS=-DSANITIZED $(MAKE) --no-print-directory BUILD=$(BUILD)/unconfined \
+	    $(BUILD)/unconfined/tlsagentd $(BUILD)/unconfined/tlsagent
 	@BUILD=$(BUILD) tests/bench/bench.py $(if $(filter bench-quick,$@),--quick --results $(BUILD)/bench) $(BENCH_OPTIONS)
 .PHONY: bench bench-quick
 

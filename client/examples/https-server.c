@@ -16,6 +16,7 @@
  * Where to look first: worker_accept() and worker_take_finished().
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -133,6 +134,7 @@ worker_take_finished(struct worker *worker)
             }
             client->conn = conn;
             tlsagent_set_data(conn, client);
+            fcntl(client->fd, F_SETFL, O_NONBLOCK); /* it comes in blocking mode */
         }
         worker_handshake_over(worker, client, tlsagent_handshake(conn));
     }

@@ -24,7 +24,8 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import plots  # noqa: E402
-from sides import (GROUP, LARGE, LOAD_CPUS, OURS, PEERS, SERVER_CPUS, SMALL, Load, Scene, start, suite)  # noqa: E402
+from sides import (GROUP, LARGE, LOAD_CPUS, OURS, PEERS, SERVER_CPUS, SMALL, UNCONFINED, Load, Scene, start,
+                   suite)  # noqa: E402
 
 EVERYBODY = (*OURS, "in-process", *PEERS)
 CONCURRENCY = 16
@@ -254,25 +255,43 @@ class Bench:
         self.results["kill -9"] = result
 
     def generator(self):
-        """The load program's rate against `openssl s_time`'s and h2load's on the same server: is it the limit?"""
+        """The load program against openssl s_time: the same server must have the same work with both. TLS 1.2, where
+        tickets are within the handshake: s_time does not wait for those of TLS 1.3."""
         say("the load program against openssl s_time ...")
+        name = suite(12, "p256")
         with Scene() as scene:
             side = start(scene, "in-process", "p256")
-            load = Load(side, *handshake_options("p256", 13)[:-2], "--concurrency", 1)
-            own, other = [], []
-            for _ in range(3):
+            load = Load(side, "--version", 12, "--suite", name, "--concurrency", 1)
+            values = []
+            for _ in range(self.rounds):
                 before = side.cpu()
-                said = load.batch(1000)
-                own.append((sum(side.cpu().values()) - sum(before.values())) / said["done"])
+                said = load.batch(300)
+                own = (sum(side.cpu().values()) - sum(before.values())) / said["done"]
                 before = side.cpu()
-                out = subprocess.run(["openssl", "s_time", "-connect", f"127.0.0.1:{side.port}", "-new", "-time", "2",
-                                      "-tls1_3", "-ciphersuites", suite(13, "p256")], capture_output=True, text=True)
+                out = subprocess.run(["openssl", "s_time", "-connect", f"127.0.0.1:{side.port}", "-new", "-time", "1",
+                                      "-tls1_2", "-cipher", name], capture_output=True, text=True)
                 done = int(out.stdout.split(" connections in")[0].split()[-1])
-                other.append((sum(side.cpu().values()) - sum(before.values())) / done)
+                values.append(own / ((sum(side.cpu().values()) - sum(before.values())) / done))
             load.stop()
+        median, low, high = interval(values)
         self.results["load program"] = {"server CPU per handshake, ratio to openssl s_time's":
-                                        statistics.median(own) / statistics.median(other)}
-        say(f"   {self.results['load program']}")
+                                        {"median": median, "low": low, "high": high, "pairs": len(values)}}
+        say(f"   {median:.2f} ({low:.2f}-{high:.2f})")
+
+    # (i)
+    def pieces(self):
+        """What the sandbox costs (seccomp, the keeper's locked memory): the same agent built without them."""
+        if os.path.exists(UNCONFINED / "tlsagentd"):
+            title = "full handshake, TLS 1.3, P-256, to the same without a sandbox"
+            say(f"{title} ...")
+            with Scene() as scene:
+                loads = {name: Load(start(scene, name, "p256"), *handshake_options("p256", 13))
+                         for name in ("tlsagent", "tlsagent-unconfined")}
+                batches = rounds_of(loads, 300, self.rounds, lambda said: said["done"])
+                for load in loads.values():
+                    load.stop()
+            self.results["sandbox"] = ratios(batches, "tlsagent", ["tlsagent-unconfined"])["tlsagent-unconfined"]
+            say(f"   {self.results['sandbox']}")
 
 
 KEY_NAMES = {"p256": "P-256", "rsa": "RSA-2048"}
@@ -298,7 +317,7 @@ def versions():
             "commit": first("git", "rev-parse", "--short", "HEAD")}
 
 
-MEASURES = ("generator", "full", "defaults", "resumed", "latency", "bulk", "requests", "memory", "killed")
+MEASURES = ("generator", "full", "defaults", "resumed", "latency", "bulk", "requests", "memory", "killed", "pieces")
 
 
 def main():

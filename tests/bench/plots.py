@@ -83,8 +83,10 @@ def table(data):
                   "shared while this ran.", ""]
     program = results.get("load program")
     if program:
-        value = next(iter(program.values()))
-        lines += [f"A server's CPU per handshake with our load program is {value:.2f} of that with `openssl s_time`.", ""]
+        lines += ["A server's CPU per TLS 1.2 handshake with our load program is "
+                  f"{cell(next(iter(program.values())))} of that with `openssl s_time`.", ""]
+    if "sandbox" in results:
+        lines += [f"Our CPU with the sandbox is {cell(results['sandbox'])} of that without it.", ""]
     for title, result in results.items():
         if title.startswith("FAILED"):
             lines += [f"**{title}**: {result['error']}", ""]

@@ -3,17 +3,21 @@
 All listen on 127.0.0.1 with the same certificate, the same versions, suites and groups, and the same number of
 processes, pinned to the same CPUs. A side knows all its processes: what it costs is the sum of their CPU time.
 """
+import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+import e2e  # noqa: E402
 from e2e import (BUILD, ROOT, Process, Scene, children, context, free_port, identity, wait_until)  # noqa: E402
 
 LOAD = BUILD / "tests/bench/load"
 SERVER = BUILD / "tests/bench/server"
+UNCONFINED = BUILD / "unconfined"
 SMALL, LARGE = 100, 1 << 20
 
 CPUS = sorted(os.sched_getaffinity(0))
@@ -75,7 +79,6 @@ def combined(scene, key):
 
 
 def port_open(port):
-    import socket
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
         return True
@@ -122,7 +125,7 @@ def start_backend(scene, cpus=None):
     return port
 
 
-def start_ours(scene, key, count, tickets, name="tlsagent", listen=False, daemon=None):
+def start_ours(scene, key, count, tickets, name="tlsagent", listen=False):
     port = free_port()
     settings = {"tickets": tickets}
     if listen:
@@ -130,6 +133,17 @@ def start_ours(scene, key, count, tickets, name="tlsagent", listen=False, daemon
     agent = scene.agent(context("www", key, **settings), cells=count)
     server = scene.server(agent, workers=count, listener=port if listen else None)
     return Side(name, server.port, [agent.pid, server.pid])
+
+
+def start_unconfined(scene, key, count, tickets):
+    """Ours, with an agent that was built without its sandbox (make bench does that)."""
+    confined, e2e.BUILD = e2e.BUILD, UNCONFINED
+    try:
+        agent = scene.agent(context("www", key, tickets=tickets), cells=count)
+    finally:
+        e2e.BUILD = confined
+    server = scene.server(agent, workers=count)
+    return Side("tlsagent-unconfined", server.port, [agent.pid, server.pid])
 
 
 def start_in_process(scene, key, count, tickets):
@@ -251,6 +265,7 @@ sslVersionMin = TLSv1.2
 STARTERS = {
     "tlsagent": start_ours,
     "tlsagent-listener": lambda *a: start_ours(*a, name="tlsagent-listener", listen=True),
+    "tlsagent-unconfined": start_unconfined,
     "in-process": start_in_process,
     "nginx": start_nginx,
     "haproxy": start_haproxy,
@@ -289,7 +304,6 @@ class Load:
         raise AssertionError(f"{side.name}: the load program ended: status {self.process.wait()}")
 
     def batch(self, count):
-        import json
         self.process.stdin.write(f"{count}\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()

@@ -160,6 +160,18 @@ def test_agent_accepts():
         check(len(seen) >= 2 and len(children(server.pid)) == 3, seen)
 
 
+def test_idle_client_of_the_agent_blocks_nobody():
+    with Scene() as scene:
+        port = free_port()
+        agent = scene.agent(context("www", listen=f'{{"127.0.0.1:{port}"}}'))
+        scene.server(agent, listener=port, workers=1)
+        with tls_connect(port) as kept:
+            fetch(kept)
+            for _ in range(20):
+                check(facts(port, timeout=5), "the other clients are served")
+            check(b"TLSv1.3" in fetch(kept), "and the first one again")
+
+
 def test_server_speaks_first():
     with Scene() as scene:
         agent = scene.agent()
