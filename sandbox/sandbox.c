@@ -92,6 +92,7 @@ sandbox_wanted(enum sandbox_role role)
     return wanted;
 }
 
+#ifndef SANITIZED
 /* Remember whether a layer is in force, and why not. An error if it must be. */
 static int
 note_layer(const struct policy_row *row, unsigned layer, bool in_force, const char *why,
@@ -115,7 +116,6 @@ note_layer(const struct policy_row *row, unsigned layer, bool in_force, const ch
     return 0;
 }
 
-#ifndef SANITIZED
 /* Namespaces as root; or as a plain user, or as one that root has become, in a user namespace. */
 static int
 enter_namespaces(const struct policy_row *row, bool last_try, struct error *error)
