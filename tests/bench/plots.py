@@ -81,6 +81,10 @@ def table(data):
     if noises:
         lines += [f"Noise: the middle half of one side's rounds is {min(noises):.0%} to {max(noises):.0%} of its median wide: the machine was "
                   "shared while this ran.", ""]
+    for title, result in results.items():
+        if result.get("does not resume"):
+            lines += [f"Not compared in \"{title}\", because they do not resume as configured: "
+                      + ", ".join(result["does not resume"]) + ".", ""]
     program = results.get("load program")
     if program:
         lines += ["A server's CPU per TLS 1.2 handshake with our load program is "
