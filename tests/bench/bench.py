@@ -345,6 +345,9 @@ def main():
     wanted = [name for name in MEASURES if not options.only or name in options.only.split(",")]
     bench = Bench(options.quick, options.rounds)
     about = {**versions(), "rounds": bench.rounds, "form": "quick" if options.quick else "full"}
+    options.results.mkdir(parents=True, exist_ok=True)
+    if options.keep:
+        bench.results = json.loads((options.results / "results.json").read_text())["results"]
     broken = 0
     for name in wanted:
         try:
@@ -353,13 +356,9 @@ def main():
             broken += 1
             say(f"FAIL {name}: {error}")
             bench.results[f"FAILED: {name}"] = {"error": str(error)}
-    options.results.mkdir(parents=True, exist_ok=True)
-    if options.keep:
-        earlier = json.loads((options.results / "results.json").read_text())["results"]
-        bench.results = {**earlier, **bench.results}
-    data = {"about": about, "results": bench.results}
-    (options.results / "results.json").write_text(json.dumps(data, indent=1) + "\n")
-    plots.write(data, options.results)
+        data = {"about": about, "results": bench.results}
+        (options.results / "results.json").write_text(json.dumps(data, indent=1) + "\n")
+        plots.write(data, options.results)
     print((options.results / "results.md").read_text())
     sys.exit(1 if broken else 0)
 
