@@ -28,7 +28,9 @@ LDFLAGS  += -fsanitize=address,undefined $(FUZZ_FLAGS)
 WARNINGS += -Wno-format-nonliteral -Wno-missing-field-initializers # clang is stricter than gcc
 endif
 CFLAGS   ?= $(OPT) -g
-CPPFLAGS += -I. -D_GNU_SOURCE -DTLSAGENT_VERSION='"$(VERSION)"' -DTLSAGENT_SYSCONFDIR='"$(SYSCONFDIR)"'
+LIBEXECDIR ?= $(PREFIX)/libexec/tlsagent
+CPPFLAGS += -I. -D_GNU_SOURCE -DTLSAGENT_VERSION='"$(VERSION)"' -DTLSAGENT_SYSCONFDIR='"$(SYSCONFDIR)"' \
+            -DTLSAGENT_LIBEXECDIR='"$(LIBEXECDIR)"'
 COMPILE   = $(CC) -std=c11 $(CPPFLAGS) $(CFLAGS) $(HARDEN) $(WARNINGS) -fPIC -fvisibility=hidden -pthread -MMD -MP
 LINK      = $(CC) $(CFLAGS) $(LDFLAGS) -pie -pthread -Wl,-z,relro,-z,now,-z,noexecstack
 
@@ -36,6 +38,7 @@ PROTOCOL := $(patsubst %.c,$(BUILD)/%.o,$(wildcard protocol/*.c))
 SANDBOX  := $(patsubst %.c,$(BUILD)/%.o,$(wildcard sandbox/*.c))
 AGENT    := $(patsubst %.c,$(BUILD)/%.o,$(filter-out agent/main.c,$(wildcard agent/*.c))) $(BUILD)/build_id.o
 CLIENT   := $(patsubst %.c,$(BUILD)/%.o,$(wildcard client/*.c))
+RELAY    := $(patsubst %.c,$(BUILD)/%.o,$(filter-out client/relay/main.c,$(wildcard client/relay/*.c)))
 TOOL     := $(patsubst %.c,$(BUILD)/%.o,$(wildcard client/tool/*.c))
 EXAMPLES := $(patsubst client/examples/%.c,$(BUILD)/examples/%,$(wildcard client/examples/*.c))
 UNIT     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c))
@@ -57,7 +60,7 @@ endif
 
 .SECONDARY:
 .PHONY: all run check check-unit check-e2e check-asan check-all fuzz lint format install clean help
-all: $(BUILD)/tlsagentd $(BUILD)/tlsagent $(BUILD)/libtlsagent.so.0 $(BUILD)/libtlsagent.a \
+all: $(BUILD)/tlsagentd $(BUILD)/tlsagent $(BUILD)/tlsagent-relay $(BUILD)/libtlsagent.so.0 $(BUILD)/libtlsagent.a \
      $(BUILD)/tlsagent.pc $(EXAMPLES)
 
 $(BUILD)/%.o: %.c
@@ -89,7 +92,14 @@ $(BUILD)/libtlsagent.a: $(CLIENT) $(PROTOCOL)
 $(BUILD)/tlsagent.pc: client/tlsagent.pc.in Makefile
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
 
-$(BUILD)/tlsagent: $(TOOL) $(SANDBOX) $(PROTOCOL) $(BUILD)/libtlsagent.a
+# What the programs of the client side share with the library, with its inner names: whoever links
+# it takes the objects that it needs.
+$(BUILD)/libclient.a: $(CLIENT) $(SANDBOX) $(PROTOCOL)
+	$(Q)rm -f $@
+	$(Q)$(AR) rcsP $@ $^
+$(BUILD)/tlsagent: $(TOOL) $(BUILD)/libclient.a
+	$(Q)$(LINK) $^ -o $@ $(CLIENT_LIBS) -lseccomp
+$(BUILD)/tlsagent-relay: $(BUILD)/client/relay/main.o $(RELAY) $(BUILD)/libclient.a
 	$(Q)$(LINK) $^ -o $@ $(CLIENT_LIBS) -lseccomp
 $(BUILD)/examples/https-server: $(patsubst %.c,$(BUILD)/%.o,$(wildcard client/examples/https/*.c))
 $(BUILD)/examples/self-replacing-server: $(patsubst %.c,$(BUILD)/%.o,$(wildcard client/examples/self-replacing/*.c))
@@ -98,7 +108,7 @@ $(BUILD)/examples/%: $(BUILD)/client/examples/%.o $(BUILD)/libtlsagent.a
 	$(Q)$(LINK) $^ -o $@ $(CLIENT_LIBS)
 
 # Tests. Unit and hostile tests link everything but main().
-TESTED := $(AGENT) $(CLIENT) $(SANDBOX) $(PROTOCOL)
+TESTED := $(AGENT) $(CLIENT) $(RELAY) $(SANDBOX) $(PROTOCOL)
 $(BUILD)/libtested.a: $(TESTED)
 	$(Q)rm -f $@
 	$(Q)$(AR) rcsP $@ $^
@@ -169,7 +179,7 @@ lint:
 	@contrib/debian/install-deps lint
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
 	    -I. -D_GNU_SOURCE --suppress=missingIncludeSystem agent client protocol sandbox
-	clang-tidy --quiet --warnings-as-errors='*' $(wildcard agent/*.c client/*.c client/tool/*.c client/examples/*.c client/examples/*/*.c protocol/*.c sandbox/*.c) \
+	clang-tidy --quiet --warnings-as-errors='*' $(wildcard agent/*.c client/*.c client/relay/*.c client/tool/*.c client/examples/*.c client/examples/*/*.c protocol/*.c sandbox/*.c) \
 	    -- -std=c11 $(CPPFLAGS)
 	clang-format --dry-run --Werror $$(git ls-files '*.[ch]')
 	@tests/layering.sh
@@ -183,6 +193,8 @@ install: all
 	    $(DESTDIR)$(PREFIX)/share/man/man5 $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(SYSCONFDIR)/tlsagent
 	install -m 755 $(BUILD)/tlsagentd $(DESTDIR)$(PREFIX)/sbin/
 	install -m 755 $(BUILD)/tlsagent $(DESTDIR)$(PREFIX)/bin/
+	install -d $(DESTDIR)$(LIBEXECDIR)
+	install -m 755 $(BUILD)/tlsagent-relay $(DESTDIR)$(LIBEXECDIR)/
 	install -m 755 $(BUILD)/libtlsagent.so.0 $(DESTDIR)$(PREFIX)/lib/
 	ln -sf libtlsagent.so.0 $(DESTDIR)$(PREFIX)/lib/libtlsagent.so
 	install -m 644 $(BUILD)/libtlsagent.a $(DESTDIR)$(PREFIX)/lib/

@@ -58,7 +58,7 @@ pull_send_owed(struct tlsagent *agent, struct cell *cell)
 {
     for (size_t i = 0; i < agent->pull_count; i++) {
         struct grant *grant = &cell->grants[i];
-        struct service_pull pull = {.credits = grant->owed, .forms = CONN_FORMS_AUTO};
+        struct service_pull pull = {.credits = grant->owed, .forms = agent->pull_forms};
         uint8_t body[8 + SERVICE_NAME_MAX];
         enum channel_result result;
 
@@ -118,7 +118,7 @@ find_fault(struct tlsagent *agent, const struct cell *cell, const struct service
 
     if (said->id != 0 || pull == NULL || cell->grants[pull - agent->pulls].outstanding == 0)
         return "delivered a connection that nobody asked for";
-    if ((said->form & CONN_FORMS_AUTO) == 0)
+    if (!conn_form_fits(said->form, agent->pull_forms))
         return "delivered in a form that was not asked for";
     if (!facts_chain_valid(said->chain, said->chain_size))
         return "delivered a malformed chain";

@@ -206,6 +206,7 @@ tlsagent_open(const char *path)
     if (agent == NULL)
         return NULL;
     agent->epoll = agent->timer = agent->greeting = -1;
+    agent->pull_forms = CONN_FORMS_AUTO;
     TAILQ_INIT(&agent->prepared);
     TAILQ_INIT(&agent->waiting);
     TAILQ_INIT(&agent->finished);

@@ -290,7 +290,7 @@ handle_finished(struct cell *cell, const struct channel_message *message, struct
             rc = 0;
         } else
             error_set(error, "answered what nobody asked");
-    } else if ((said.form & conn->request->forms) == 0)
+    } else if (!conn_form_fits(said.form, conn->request->forms))
         error_set(error, "answered in a form that was not asked for");
     else if (strcmp(said.context, conn->request->context) != 0)
         error_set(error, "answered for another context");

@@ -145,6 +145,14 @@ conn_fail(struct tlsagent_conn *conn, int code, const char *format, ...)
     conn_finish(conn, CONN_FAILED);
 }
 
+bool
+conn_form_fits(uint8_t form, uint8_t asked)
+{
+    if ((asked & SERVICE_FORM_STREAM) != 0)
+        asked |= SERVICE_FORM_RECORDS;
+    return (form & asked) != 0;
+}
+
 void
 conn_dispatch(struct tlsagent_conn *conn)
 {
@@ -156,8 +164,8 @@ conn_dispatch(struct tlsagent_conn *conn)
 
         if (agent_connect(agent) == -1) {
             if (agent->trouble_code == TLSAGENT_E_NOT_PERMITTED)
-                conn_fail(conn, agent->trouble_code, "context \"%s\": %s",
-                          conn->request->context, agent->trouble.text);
+                conn_fail(conn, agent->trouble_code, "context \"%s\": %s", conn->request->context,
+                          agent->trouble.text);
             else
                 conn_fail(conn, agent->trouble_code, "%s", agent->trouble.text);
             return;
@@ -410,7 +418,7 @@ tlsagent_set_forms(struct tlsagent_conn *conn, unsigned forms)
     if ((forms & TLSAGENT_FORM_KERNEL_PLAIN) != 0)
         return conn_set_error(conn, TLSAGENT_E_ARGUMENT,
                               "TLSAGENT_FORM_KERNEL_PLAIN cannot be combined with other forms");
-    if ((forms & ~(unsigned)CONN_FORMS_AUTO) != 0)
+    if ((forms & ~(unsigned)(CONN_FORMS_AUTO | TLSAGENT_FORM_STREAM)) != 0)
         return conn_set_error(conn, TLSAGENT_E_ARGUMENT, "unknown hand-back form in 0x%x", forms);
     request->forms = forms != 0 ? (uint8_t)forms : CONN_FORMS_AUTO;
     return 0;

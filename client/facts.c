@@ -129,7 +129,7 @@ tlsagent_conn_form(const struct tlsagent_conn *conn)
         return NULL;
     if (facts->form == SERVICE_FORM_KERNEL)
         return conn->plain ? "kernel-plain" : "kernel";
-    return "records";
+    return facts->form == SERVICE_FORM_STREAM ? "stream" : "records";
 }
 
 const char *

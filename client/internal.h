@@ -156,6 +156,7 @@ struct tlsagent {
     struct conn_list prepared;
     struct conn_list waiting;
     struct conn_list finished; /* and not yet told */
+    uint8_t pull_forms;        /* that are asked for with pulls */
     struct pull pulls[AGENT_PULLS_MAX];
     size_t pull_count;
     bool pull_failed; /* error says why; tlsagent_accept() has not yet told */
@@ -273,6 +274,9 @@ void conn_clear_error(struct tlsagent_conn *conn);
 /* conn_set_error() and conn_finish(). */
 void conn_fail(struct tlsagent_conn *conn, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* Was this form asked for? A stream is made out of records. */
+bool conn_form_fits(uint8_t form, uint8_t asked);
 
 /* Ask a cell, or wait for one. May fail the connection. */
 void conn_dispatch(struct tlsagent_conn *conn);

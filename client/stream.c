@@ -44,6 +44,7 @@ static int
 receive(struct stream *stream)
 {
     struct stream_buffer *in = &stream->in;
+    size_t room;
     ssize_t n;
 
     if (in->capacity != POOL_SCRATCH_SIZE) {
@@ -56,9 +57,11 @@ receive(struct stream *stream)
         in->end -= in->start;
         in->start = 0;
     }
+    room = stream->exact ? missing(stream) : in->capacity - in->end;
+    if (stream->receive_max != 0 && room > stream->receive_max)
+        room = stream->receive_max;
     do
-        n = recv(stream->fd, in->data + in->end,
-                 stream->exact ? missing(stream) : in->capacity - in->end, 0);
+        n = recv(stream->fd, in->data + in->end, room, 0);
     while (n == -1 && errno == EINTR);
     if (n > 0) {
         in->end += (uint32_t)n;

@@ -40,6 +40,7 @@ extern "C" {
  * the peer that is not data, even its close_notify, makes a plain read() fail with EIO, and nobody
  * sends ours unless tlsagent_close() is called. */
 #define TLSAGENT_FORM_KERNEL_PLAIN 8
+#define TLSAGENT_FORM_STREAM       4 /* ... until tlsagent_stream_fd() */
 
 /* Codes of the last error. */
 enum tlsagent_error_code {
@@ -166,6 +167,18 @@ ssize_t tlsagent_sendfile(struct tlsagent_conn *conn, int file, off_t *offset, s
 /* Send what was accepted and not yet sent. 0: all is with the kernel. WANT_POLLOUT: not yet. */
 int tlsagent_flush(struct tlsagent_conn *conn);
 
+/* ---- a plain descriptor ---- */
+
+/* Turn a finished connection (records form) into a plain descriptor: a new one, one end of a Unix
+ * socket pair, blocking and close-on-exec, that carries plaintext and belongs to the caller. It can
+ * be anything's stdin and stdout: a FILE *, a program that is exec'd. A helper process of this user
+ * (tlsagent-relay) goes on with TLS behind it, also when this process has ended.
+ * shutdown(SHUT_WR) sends close_notify; the peer's close_notify reads as the end; a peer that goes
+ * without it reads as ECONNRESET behind its last byte. The connection's own fd must not be used any
+ * more: the caller closes it if it is the caller's. The facts stay until tlsagent_close(), which no
+ * longer touches the peer. -1: tlsagent_error(); the connection is as it was. */
+int tlsagent_stream_fd(struct tlsagent_conn *conn);
+
 /* ---- closing ---- */
 
 /* Send close_notify and free the connection; do not wait for the peer's. Closes the fd only
@@ -230,8 +243,8 @@ int tlsagent_conn_version_number(const struct tlsagent_conn *conn);     /* 0x030
 const char *tlsagent_conn_cipher(const struct tlsagent_conn *conn);     /* OpenSSL's name */
 const char *tlsagent_conn_servername(const struct tlsagent_conn *conn); /* SNI, NULL: none */
 const char *tlsagent_conn_alpn(const struct tlsagent_conn *conn);       /* NULL: none */
-const char *
-tlsagent_conn_form(const struct tlsagent_conn *conn); /* "records", "kernel" or "kernel-plain" */
+/* "records", "kernel", "kernel-plain" or "stream" */
+const char *tlsagent_conn_form(const struct tlsagent_conn *conn);
 const char *tlsagent_conn_context(const struct tlsagent_conn *conn);
 int tlsagent_conn_resumed(const struct tlsagent_conn *conn);     /* 1 or 0 */
 pid_t tlsagent_conn_agent_pid(const struct tlsagent_conn *conn); /* who did the handshake */

@@ -17,6 +17,7 @@
 #include <seccomp.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -158,6 +159,19 @@ static const struct policy_call handshaker_calls[] = {
     {SCMP_SYS(getpeername), {{0}}},
 };
 
+/* The relay. The connection's own descriptor is non-blocking, so the data stream of libtlsagent
+ * passes no flag. FIONREAD: how many bytes wait in the socket pair; SO_LINGER: to end a plain TCP
+ * connection with a reset. Record states are in memory that is not reserved (client/slot.c). */
+static const struct policy_call relay_calls[] = {
+    {SCMP_SYS(recvfrom), {POLICY_IS(3, 0), POLICY_NULL(4)}},
+    {SCMP_SYS(sendto), {POLICY_IS(3, MSG_NOSIGNAL), POLICY_NULL(4)}},
+    {SCMP_SYS(ioctl), {POLICY_IS(1, FIONREAD)}},
+    {SCMP_SYS(setsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_LINGER)}},
+    {SCMP_SYS(mmap),
+     {POLICY_ONLY(2, PROT_READ | PROT_WRITE),
+      POLICY_IS(3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)}},
+};
+
 /* The supervisor opens files, makes sockets and starts the others (who inherit this filter and
  * whose start needs the dynamic linker's calls), so an allow-list would be nearly everything. What
  * neither it nor they ever have a reason for kills: other processes' memory, the kernel's own
@@ -289,7 +303,7 @@ static const struct policy_row rows[] = {
                        .memory = 2 * GIB,
                        .locked = POLICY_KEEP,
                        .filter = POLICY_ALLOW_LIST,
-                       LISTS_2(common_calls, stream_calls)},
+                       LISTS_3(common_calls, stream_calls, relay_calls)},
 };
 
 const struct policy_row *

@@ -14,6 +14,7 @@ static const struct {
     {"status", tool_status, "processes, contexts and counters of the running agent"},
     {"upgrade", tool_upgrade, "have the agent become the tlsagentd that is installed now"},
     {"sandbox", tool_sandbox, "what is in force for each process, read back from the kernel"},
+    {"serve", tool_serve, "TLS for a program per connection, or in front of a plaintext server"},
 };
 
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))

@@ -19,6 +19,9 @@ int tool_upgrade(int argc, char **argv);
 /* tlsagent sandbox ... */
 int tool_sandbox(int argc, char **argv);
 
+/* tlsagent serve ... */
+int tool_serve(int argc, char **argv);
+
 /* What the agent answered to `status`. */
 struct tool_report {
     struct admin_agent agent;

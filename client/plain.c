@@ -1,0 +1,112 @@
+/*
+ * plain.c: the stream form: a finished connection becomes a plain descriptor, for stdio, for a
+ * program that is exec'd, for anything that knows nothing of TLS. One relay (client/helper.h) per
+ * process serves all of them; it is started when it is first needed, and again if it has died.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <openssl/crypto.h>
+
+#include "client/helper.h"
+#include "client/internal.h"
+#include "client/stream_parts.h"
+
+static struct {
+    pthread_mutex_t lock;
+    int channel; /* -1: none */
+    pid_t owner; /* a forked child needs its own: it would share the parent's fate */
+} helper = {.lock = PTHREAD_MUTEX_INITIALIZER, .channel = -1};
+
+/* Give with the process's relay; a dead one is replaced, once. */
+static enum helper_result
+give(const struct helper_gift *gift, struct error *error)
+{
+    enum helper_result result = HELPER_GONE;
+
+    pthread_mutex_lock(&helper.lock);
+    if (helper.channel != -1 && helper.owner != getpid()) {
+        close(helper.channel);
+        helper.channel = -1;
+    }
+    for (int attempt = 0; attempt < 2 && result == HELPER_GONE; attempt++) {
+        if (helper.channel == -1) {
+            helper.channel = helper_start(NULL, error);
+            helper.owner = getpid();
+        }
+        if (helper.channel == -1) {
+            result = HELPER_FAILED;
+            break;
+        }
+        result = helper_give(helper.channel, gift, error);
+        if (result == HELPER_GONE) {
+            close(helper.channel);
+            helper.channel = -1;
+        }
+    }
+    pthread_mutex_unlock(&helper.lock);
+    if (result == HELPER_GONE)
+        error_set(error, "the relay dies as soon as it is started");
+    return result;
+}
+
+/* What is already decrypted goes into the pair first. */
+static int
+pass_decrypted(struct stream *stream, int fd, struct error *error)
+{
+    uint8_t data[4096];
+    ssize_t size, sent;
+
+    while (stream->plain_start != stream->plain_end) {
+        size = stream_read(stream, data,
+                           stream->plain_end - stream->plain_start < sizeof(data)
+                               ? stream->plain_end - stream->plain_start
+                               : sizeof(data),
+                           error);
+        sent = size > 0 ? send(fd, data, (size_t)size, MSG_DONTWAIT | MSG_NOSIGNAL) : -1;
+        OPENSSL_cleanse(data, sizeof(data));
+        if (sent != size)
+            return error_set(error, "cannot pass on what was already received");
+    }
+    return 0;
+}
+
+int
+tlsagent_stream_fd(struct tlsagent_conn *conn)
+{
+    struct error error = {""};
+    struct helper_gift gift = {.kind = RELAY_PAIR};
+    int pair[2];
+
+    if (conn == NULL) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (conn->code != TLSAGENT_OK)
+        conn_clear_error(conn);
+    if (conn->phase != CONN_DONE)
+        return conn_set_error(conn, TLSAGENT_E_ARGUMENT, "the handshake is not done");
+    if (conn->facts->form != SERVICE_FORM_RECORDS)
+        return conn_set_error(
+            conn, TLSAGENT_E_ARGUMENT,
+            "only a connection in the records form can become a plain descriptor");
+    if (helper_make_pair(pair) == -1)
+        return conn_set_error(conn, TLSAGENT_E_SYSTEM, "socketpair: %s", strerror(errno));
+    gift.stream = &conn->stream;
+    gift.plain = pair[1];
+    if (pass_decrypted(&conn->stream, pair[1], &error) == -1 || give(&gift, &error) != HELPER_OK) {
+        close(pair[0]);
+        close(pair[1]);
+        return conn_set_error(conn, TLSAGENT_E_SYSTEM, "%s", error.text);
+    }
+    close(pair[1]);
+    if (conn->owns_fd)
+        close(conn->fd);
+    conn->owns_fd = false;
+    conn->fd = -1;
+    conn->facts->form = SERVICE_FORM_STREAM;
+    return pair[0];
+}
