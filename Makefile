@@ -121,6 +121,10 @@ $(BUILD)/tests/unit/test_kernel_tls: WRAPPED := -Wl,--wrap=setsockopt,--wrap=get
 ATTACKS := $(BUILD)/tests/sandbox/test_attacks
 $(ATTACKS): $(BUILD)/tests/sandbox/test_attacks.o $(SANDBOX) $(PROTOCOL)
 	$(Q)$(LINK) -Wl,--wrap=seccomp_enter,--wrap=limits_set $^ -o $@ $(AGENT_LIBS)
+# No sandbox at all, to measure what it costs.
+OPEN := $(BUILD)/tests/sandbox/tlsagentd-open
+$(OPEN): $(BUILD)/tests/sandbox/open_sandbox.o $(BUILD)/agent/main.o $(AGENT) $(SANDBOX) $(PROTOCOL)
+	$(Q)$(LINK) -Wl,--wrap=sandbox_enter $^ -o $@ $(AGENT_LIBS)
 $(PEERS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtlsagent.a $(PROTOCOL)
 	$(Q)$(LINK) $^ -o $@ -lssl $(CLIENT_LIBS)
 $(BENCH): $(BUILD)/tests/bench/%: $(BUILD)/tests/bench/%.o
@@ -172,7 +176,7 @@ fuzz fuzz-coverage:
 fuzz-programs: $(FUZZERS)
 .PHONY: fuzz-coverage fuzz-programs
 
-test-programs: $(UNIT) $(HOSTILE) $(PEERS) $(ATTACKS) $(BUILD)/tests/vm/forms
+test-programs: $(UNIT) $(HOSTILE) $(PEERS) $(ATTACKS) $(OPEN) $(BUILD)/tests/vm/forms
 .PHONY: test-programs
 
 lint:

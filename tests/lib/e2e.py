@@ -201,6 +201,7 @@ class Agent:
         self.control = scene.directory / "control.sock"
         self.file = scene.directory / "tlsagentd.conf"
         settings.setdefault("cells", 2)
+        self.program = settings.pop("program", BUILD / "tlsagentd")
         text = f'user = "{AGENT_USER}"\nsocket = "{self.socket}"\ncontrol_socket = "{self.control}"\n'
         text += "".join(f"{key} = {value}\n" for key, value in settings.items())
         self.file.write_text(text + "".join(contexts or (context("www"),)))
@@ -208,7 +209,7 @@ class Agent:
         self.start()
 
     def start(self):
-        self.process = Process(self.scene, "tlsagentd", [BUILD / "tlsagentd", "--foreground", "-c", self.file])
+        self.process = Process(self.scene, "tlsagentd", [self.program, "--foreground", "-c", self.file])
         self.process.wait_for(r"supervisor: info: tlsagentd \S+ is up:", 30)
         wait_until(self.ready, 30, "the agent answers `tlsagent status`")
 
