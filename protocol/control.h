@@ -218,7 +218,7 @@ struct admin_agent {
     uint32_t keys;
     uint32_t workers_denied;  /* connections refused because the worker is in no context */
     uint32_t layers_required; /* of the sandbox, by the configuration (enum sandbox_layer) */
-    uint16_t kernel;         /* what kernel TLS can do: bits of protocol/kernel_tls.h */
+    uint16_t kernel;          /* what kernel TLS can do: bits of protocol/kernel_tls.h */
     char configuration[LOAD_PATH_MAX];
 };
 
