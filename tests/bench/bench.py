@@ -68,7 +68,7 @@ def run_batch(load, count, per):
     for pid, seconds in after.items():
         name = load.side.processes[pid]
         roles[name] = roles.get(name, 0) + (seconds - before[pid]) * 1e6 / units
-    return {**said, "cost": sum(roles.values()), "roles": roles, "rate": units / said["seconds"]}
+    return {**said, "cost": sum(roles.values()), "roles": roles}
 
 
 def rounds_of(loads, count, rounds, per):
@@ -119,7 +119,7 @@ class Bench:
     def sides(self):
         return ("tlsagent", "tlsagent-listener", "in-process", "nginx", "haproxy") if self.quick else EVERYBODY
 
-    def measure(self, title, key, options, count, per=lambda said: said["done"], names=None, tickets=2, extra=None):
+    def measure(self, title, key, options, count, per=lambda said: said["done"], names=None, tickets=2):
         """Start the sides, run the rounds, keep the report under its title."""
         say(f"{title} ...")
         with Scene() as scene:
@@ -130,21 +130,19 @@ class Bench:
             for load in loads.values():
                 load.stop()
         self.results[title] = report(batches)
-        if extra:
-            self.results[title].update(extra(batches))
         for ours, others in self.results[title]["ratios"].items():
             say(f"   {ours}: " + ", ".join(f"{name} {ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})"
                                           for name, ratio in others.items()))
         return batches
 
-    # (a), (c)
+    # (a); (c), handshakes per second of one core, is its inverse: a rate taken on a shared core is the scheduler's
+    # fairness between processes, of which we have more
     def full(self):
         kinds = [("p256", 13), ("rsa", 13), ("p256", 12), ("rsa", 12)]
         for key, version in kinds[:2] if self.quick else kinds:
             options = handshake_options(key, version)
             self.measure(f"full handshake, TLS 1.{version - 10}, {KEY_NAMES[key]}", key, options,
-                         150 if key == "rsa" else 300, extra=lambda batches: {
-                             "rate": {ours: ratios(batches, ours, ("in-process", *PEERS), "rate") for ours in OURS}})
+                         150 if key == "rsa" else 300)
 
     def defaults(self):
         """Each side with what it and OpenSSL's client choose by themselves."""
@@ -347,7 +345,8 @@ def main():
     about = {**versions(), "rounds": bench.rounds, "form": "quick" if options.quick else "full"}
     options.results.mkdir(parents=True, exist_ok=True)
     if options.keep:
-        bench.results = json.loads((options.results / "results.json").read_text())["results"]
+        earlier = json.loads((options.results / "results.json").read_text())
+        about, bench.results = earlier["about"], earlier["results"]
     broken = 0
     for name in wanted:
         try:

@@ -20,16 +20,6 @@ def ratio_tables(results):
     return lines
 
 
-def rate_lines(results):
-    lines = []
-    for title, result in results.items():
-        for ours, row in result.get("rate", {}).items():
-            if row:
-                lines.append(f"- {title}, handshakes per second with the servers on one CPU, {ours} to "
-                             + ", ".join(f"{name} {cell(ratio)}" for name, ratio in row.items()))
-    return ["Here more is better:", "", *lines, ""] if lines else []
-
-
 def role_lines(results):
     lines = []
     for title, result in results.items():
@@ -60,7 +50,7 @@ def killed_lines(results):
     killed = results.get("kill -9")
     if not killed:
         return []
-    lines = ["`kill -9` of the process that does the handshakes, under load:", "",
+    lines = ["`kill -9` of the process that does the handshakes, under load (the time is that of an `openssl s_client`, from its start):", "",
              "| | handshakes failed | first good one after | established connections lost |", "|---|---|---|---|"]
     for name, value in killed.items():
         after = value["first good one after, ms"]
@@ -74,9 +64,9 @@ def table(data):
     lines = ["# Benchmark", "",
              f"{about['date']}, {about['form']} form, {about['rounds']} rounds. Machine: {about['machine']}; Linux {about['kernel']}; "
              f"{about['openssl']}; {about['packages']}. Commit {about['commit']}.", "",
-             "Our CPU divided by theirs, for the same work: below 1 we are cheaper. Median of the rounds' ratios, with "
+             "Our CPU (or latency) divided by theirs, for the same work: below 1 we are cheaper. Median of the rounds' ratios, with "
              "its 95 % interval (5 rounds: 94 %). All our processes are counted. How it is measured: `tests/bench/bench.py`.", ""]
-    lines += ratio_tables(results) + rate_lines(results) + role_lines(results) + memory_lines(results) + killed_lines(results)
+    lines += ratio_tables(results) + role_lines(results) + memory_lines(results) + killed_lines(results)
     noises = [value for result in results.values() for value in result.get("noise", {}).values()]
     if noises:
         lines += [f"Noise: the middle half of one side's rounds is {min(noises):.0%} to {max(noises):.0%} of its median wide: the machine was "
@@ -85,6 +75,9 @@ def table(data):
         if result.get("does not resume"):
             lines += [f"Not compared in \"{title}\", because they do not resume as configured: "
                       + ", ".join(result["does not resume"]) + ".", ""]
+    if any(title.startswith("latency") for title in results):
+        lines += ["Latency means something on an idle machine only: on a busy CPU, who has more processes is given more of it. The rows "
+                  "of one CPU, where we seem faster than a server in one process, show that and nothing else.", ""]
     program = results.get("load program")
     if program:
         lines += ["A server's CPU per TLS 1.2 handshake with our load program is "
