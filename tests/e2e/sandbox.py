@@ -60,6 +60,18 @@ def test_what_differs_is_found():
             check(difference in text, difference)
 
 
+def test_self_test_finds_a_missing_system_call():
+    """As after an update of libcrypto: the start fails in one line, and no user meets it."""
+    needs_a_sandbox()
+    with Scene() as scene:
+        agent = scene.agent()
+        agent.process.stop()
+        done = run([BUILD / "tests/sandbox/tlsagentd-short", "--foreground", "-c", agent.file], check_status=False)
+        print(done.stdout)
+        check(done.returncode == 1 and re.search(r"^tlsagentd: handshaker \d\.\d \(pid \d+\) was killed by signal 31",
+                                                 done.stdout, re.M), done.stdout)
+
+
 def test_required_layers():
     needs_a_sandbox()
     with Scene() as scene:
