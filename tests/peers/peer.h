@@ -31,7 +31,7 @@
 
 #ifdef SANITIZED
 /* These programs end with what they have still allocated. */
-__attribute__((visibility("default"))) const char *__asan_default_options(void);
+__attribute__((visibility("default"), weak)) const char *__asan_default_options(void);
 
 PEER_MAYBE const char *
 __asan_default_options(void)
