@@ -521,9 +521,9 @@ ping_expired(struct loop_timer *timer)
         else if (is_stalled(&cell->keeper, now))
             stalled = &cell->keeper;
         if (stalled != NULL)
-            fail_cell(cell, "%s (pid %d) has not answered for %d seconds",
+            fail_cell(cell, "%s (pid %d) has not answered for %d ms",
                       process_name(stalled, name, sizeof(name)), (int)stalled->pid,
-                      CELLS_SILENCE_MS / 1000);
+                      CELLS_SILENCE_MS);
     }
     cells_ping(cells);
     loop_timer_set(cells->loop, &cells->ping_timer, CELLS_PING_MS);

@@ -19,8 +19,8 @@
 #include "protocol/control.h"
 
 #define CELLS_START_MS       10000 /* from exec to READY */
-#define CELLS_PING_MS        1000  /* between questions to each process */
-#define CELLS_SILENCE_MS     3000  /* without an answer: the process is stalled */
+#define CELLS_PING_MS        500   /* between questions to each process */
+#define CELLS_SILENCE_MS     1500  /* without an answer: the process is stalled */
 #define CELLS_STABLE_MS      10000 /* up for so long: the next death is replaced at once */
 #define CELLS_BACKOFF_MIN_MS 100
 #define CELLS_BACKOFF_MAX_MS 10000

@@ -26,7 +26,7 @@ enum control_type {
     CONTROL_CONTEXT_COUNTERS, /* handshaker, one per context, before its PONG */
     CONTROL_TICKETS_TAKEN,    /* keeper: it seals under the new ticket keys from now on */
     /* supervisor -> role */
-    CONTROL_PING = 32,     /* every second; no PONG in time: the role is dead */
+    CONTROL_PING = 32,     /* twice a second; no PONG in time: the role is dead */
     CONTROL_SECRET,        /* to a keeper: one fd, the secret part of a generation */
     CONTROL_PUBLIC,        /* to a handshaker: one fd, the public part of a generation */
     CONTROL_LISTENER,      /* to a handshaker: one fd, a listening socket of a context */

@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
 """Workers that break the rules lose their own channel; nobody else notices."""
+import os
 import pathlib
+import re
+import signal
+import subprocess
 import sys
 import textwrap
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import BUILD, ROOT, WORKER_USER, Process, Scene, check, context, facts, free_port, main, wait_until  # noqa: E402
+from e2e import BUILD, ROOT, WORKER_USER, Process, Scene, Skip, check, context, facts, free_port, main, wait_until  # noqa: E402
 
 
 def test_table_of_hostile_messages():
@@ -33,6 +37,42 @@ def test_table_of_hostile_messages():
         check(agent.roles() == roles, "processes were replaced:", roles, agent.roles())
         if ROOT:
             wait_until(lambda: agent.fds() == before, 5, f"the agent's fds are as before: {before}, {agent.fds()}")
+
+
+def test_a_frozen_cell_is_replaced():
+    """A descriptor whose close() never returns, not even to SIGKILL, costs its cell and nobody else."""
+    if not ROOT:
+        raise Skip("only root may mount the file system that freezes")
+    with Scene() as scene:
+        agent = scene.agent(context("www"), cells=2)
+        server = scene.server(agent)
+        before = set(agent.pids("handshaker"))
+        hostile = Process(scene, "hostile", [BUILD / "tests/peers/hostile_worker", agent.socket, "www", "www",
+                                             WORKER_USER, "freeze"], stdin=subprocess.PIPE)
+        try:
+            wait_until(lambda: "frozen" in hostile.text() or not hostile.alive(), 10, "the descriptor is sent")
+            if hostile.process.poll() == 77:
+                raise Skip(hostile.text().strip())
+            start, longest = time.monotonic(), 0
+
+            def replaced():
+                nonlocal longest
+                begin = time.monotonic()
+                facts(server.port, timeout=10)
+                longest = max(longest, time.monotonic() - begin)
+                return len(re.findall(r"cell \S+ is up", agent.process.text())) == 3
+            wait_until(replaced, 10, "the cell is replaced")
+            took = time.monotonic() - start
+            check(hostile.alive(), "the hostile worker is gone, so nothing is frozen")
+            print(f"replaced after {took:.1f} s; the longest of the honest requests meanwhile took {longest:.1f} s")
+            check(took < 3.5, f"the cell was replaced only after {took:.1f} s")
+            check(longest < 3.5, f"an honest request took {longest:.1f} s")
+            for _ in range(20):
+                facts(server.port, timeout=2)
+        finally:
+            hostile.process.stdin.close()
+            for pid in re.findall(r"frozen by (\d+)", hostile.text()):
+                os.kill(int(pid), signal.SIGKILL)  # the kernel lets everybody go
 
 
 main()

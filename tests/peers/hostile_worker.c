@@ -3,6 +3,11 @@
  *
  *   hostile_worker SOCKET CONTEXT OTHER_CONTEXT USER
  *
+ *   hostile_worker SOCKET CONTEXT OTHER_CONTEXT USER freeze
+ *                             only a descriptor whose close() never returns (frozen.h), to the
+ *                             first cell; "frozen by PID" when it is sent, then until stdin ends.
+ * Exit status 77: this kernel has no FUSE
+ *
  * Each case gets a fresh connection to the agent, does its one wrong thing, and sees what it gets:
  * the channel is lost, or the request is refused and the channel lives. Prints "ok CASE" or "FAIL
  * CASE: why"; exit status 1 if any failed. That nobody else noticed is for the caller to see.
@@ -14,20 +19,25 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pwd.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "protocol/control.h"
 #include "protocol/service.h"
+#include "tests/peers/frozen.h"
 
 #define TIMEOUT 5000 /* milliseconds */
 
@@ -210,6 +220,16 @@ open_wrong_fd(const char *kind, struct view *view)
         return eventfd(0, 0);
     if (strcmp(kind, "memfd") == 0)
         return memfd_create("x", 0);
+    if (strcmp(kind, "pidfd") == 0)
+        return (int)syscall(SYS_pidfd_open, getpid(), 0);
+    if (strcmp(kind, "inotify") == 0)
+        return inotify_init1(0);
+    if (strcmp(kind, "signalfd") == 0) {
+        sigset_t none;
+
+        sigemptyset(&none);
+        return signalfd(-1, &none, 0);
+    }
     if (strcmp(kind, "timerfd") == 0)
         return timerfd_create(CLOCK_MONOTONIC, 0);
     if (strcmp(kind, "its own channel") == 0)
@@ -220,6 +240,9 @@ open_wrong_fd(const char *kind, struct view *view)
 }
 
 static const char *const wrong_fds[] = {
+    "pidfd",
+    "inotify",
+    "signalfd",
     "pipe read end",
     "pipe write end",
     "file",
@@ -549,12 +572,29 @@ try_flood(void)
     close(fd);
 }
 
+/* A descriptor that freezes who closes it. */
+static void
+freeze_cell(int fd, int server)
+{
+    uint8_t body[256];
+    struct view view;
+    char byte;
+
+    view_open(&view);
+    send_typed(view.channel, SERVICE_ACCEPT, body, accept_body(body, 1, context), &fd, 1);
+    printf("frozen by %d\n", server);
+    while (read(STDIN_FILENO, &byte, 1) > 0)
+        continue;
+    view_close(&view);
+}
+
 int
 main(int argc, char **argv)
 {
     const struct passwd *user;
+    int frozen = -1, server = -1;
 
-    if (argc != 5) {
+    if (argc != 5 && argc != 6) {
         fputs("usage: hostile_worker SOCKET CONTEXT OTHER_CONTEXT USER\n", stderr);
         return 2;
     }
@@ -562,11 +602,22 @@ main(int argc, char **argv)
     context = argv[2];
     other_context = argv[3];
     setvbuf(stdout, NULL, _IOLBF, 0);
+    if (argc == 6) {
+        frozen = frozen_open(&server);
+        if (frozen == -1) {
+            printf("no FUSE here: %s\n", strerror(errno));
+            return 77;
+        }
+    }
     if (geteuid() == 0) {
         user = getpwnam(argv[4]);
         if (user == NULL || setgroups(0, NULL) == -1 || setgid(user->pw_gid) == -1 ||
             setuid(user->pw_uid) == -1)
             fail("cannot become the user");
+    }
+    if (frozen != -1) {
+        freeze_cell(frozen, server);
+        return 0;
     }
     try_packets();
     try_sizes();
