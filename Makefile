@@ -179,8 +179,9 @@ fuzz fuzz-coverage:
 fuzz-programs: $(FUZZERS)
 .PHONY: fuzz-coverage fuzz-programs
 
-test-programs: $(UNIT) $(HOSTILE) $(PEERS) $(ATTACKS) $(OPEN) $(BUILD)/tests/vm/forms
-.PHONY: test-programs
+unit-programs: $(UNIT) $(HOSTILE)
+test-programs: unit-programs $(PEERS) $(ATTACKS) $(OPEN) $(BUILD)/tests/vm/forms
+.PHONY: unit-programs test-programs
 
 lint:
 	@contrib/debian/install-deps lint

@@ -81,7 +81,7 @@ select_tests() {
 }
 
 build_tests() {
-    make --no-print-directory -s -j"$(nproc)" "$@" all test-programs >"$logs/make.log" 2>&1 || {
+    make --no-print-directory -s -j"$(nproc)" all "$@" >"$logs/make.log" 2>&1 || {
         cat "$logs/make.log" >&2
         echo "FAIL: the test programs do not build" >&2
         exit 1
@@ -92,14 +92,14 @@ kinds=$*
 [ -n "$kinds" ] || { sed -n '2,4p' "$0" >&2; exit 2; }
 rm -rf "$logs"
 mkdir -p "$logs"
-[ -n "${SANITIZED:-}" ] && build_tests BUILD="$BUILD" SAN=1 || build_tests BUILD="$BUILD"
+[ -n "${SANITIZED:-}" ] && build_tests test-programs BUILD="$BUILD" SAN=1 || build_tests test-programs BUILD="$BUILD"
 tests=
 for kind in $kinds; do
     case $kind in
     check)
         tests+=$(list unit "$BUILD" ''; list hostile "$BUILD" ''; list sandbox "$BUILD" '')$'\n'
         if [ -z "${SANITIZED:-}" ]; then
-            build_tests BUILD="$BUILD-asan" SAN=1
+            build_tests unit-programs BUILD="$BUILD-asan" SAN=1
             tests+=$(list unit "$BUILD-asan" asan/ 400; list hostile "$BUILD-asan" asan/ 400)$'\n'
         fi
         tests+=$(list vm "$BUILD" ''; list e2e "$BUILD" ''; list interop "$BUILD" '')$'\n'
