@@ -29,7 +29,9 @@ WARNINGS += -Wno-format-nonliteral -Wno-missing-field-initializers # clang is st
 endif
 CFLAGS   ?= $(OPT) -g
 LIBEXECDIR ?= $(PREFIX)/libexec/tlsagent
-CPPFLAGS += -I. -D_GNU_SOURCE -DTLSAGENT_VERSION='"$(VERSION)"' -DTLSAGENT_SYSCONFDIR='"$(SYSCONFDIR)"' \
+LDCONFIG ?= PATH=$$PATH:/usr/sbin:/sbin ldconfig
+CPPFLAGS += -I. -D_GNU_SOURCE
+SETTINGS := -DTLSAGENT_VERSION='"$(VERSION)"' -DTLSAGENT_SYSCONFDIR='"$(SYSCONFDIR)"' \
             -DTLSAGENT_LIBEXECDIR='"$(LIBEXECDIR)"'
 COMPILE   = $(CC) -std=c11 $(CPPFLAGS) $(CFLAGS) $(HARDEN) $(WARNINGS) -fPIC -fvisibility=hidden -pthread -MMD -MP
 LINK      = $(CC) $(CFLAGS) $(LDFLAGS) -pie -pthread -Wl,-z,relro,-z,now,-z,noexecstack
@@ -61,16 +63,27 @@ endif
 .SECONDARY:
 .PHONY: all run check check-unit check-e2e check-asan check-all fuzz lint format install clean help
 all: $(BUILD)/tlsagentd $(BUILD)/tlsagent $(BUILD)/tlsagent-relay $(BUILD)/libtlsagent.so.0 $(BUILD)/libtlsagent.a \
-     $(BUILD)/tlsagent.pc $(EXAMPLES)
+     $(EXAMPLES)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(COMPILE) -c $< -o $@
 
-# The build id: every process of one agent must have the same.
-$(BUILD)/build_id.c: $(sort $(wildcard protocol/*.[ch] sandbox/*.[ch] agent/*.[ch])) Makefile
+# Only these know the version and where things are installed; they are made anew when that changes,
+# as in "make && make install PREFIX=/usr".
+SETTLED := $(patsubst %,$(BUILD)/%.o,agent/main agent/supervisor client/agent client/helper client/tool/main)
+$(SETTLED): CPPFLAGS += $(SETTINGS)
+$(SETTLED): $(BUILD)/settings
+$(BUILD)/settings: always
 	@mkdir -p $(@D)
-	@id=$$(cat $(filter-out Makefile,$^) | sha256sum | cut -c1-16); \
+	@echo "$(VERSION) $(PREFIX) $(SYSCONFDIR) $(LIBEXECDIR)" | cmp -s - $@ || \
+	    echo "$(VERSION) $(PREFIX) $(SYSCONFDIR) $(LIBEXECDIR)" > $@
+.PHONY: always
+
+# The build id: every process of one agent must have the same.
+$(BUILD)/build_id.c: $(sort $(wildcard protocol/*.[ch] sandbox/*.[ch] agent/*.[ch])) Makefile $(BUILD)/settings
+	@mkdir -p $(@D)
+	@id=$$(cat $(filter-out Makefile $(BUILD)/settings,$^) | sha256sum | cut -c1-16); \
 	printf '#include "agent/roles.h"\nconst char role_build_id[] = "$(VERSION)-%s";\n' $$id > $@
 $(BUILD)/build_id.o: $(BUILD)/build_id.c
 	$(Q)$(COMPILE) -c $< -o $@
@@ -89,8 +102,6 @@ $(BUILD)/libtlsagent.a: $(CLIENT) $(PROTOCOL)
 	$(Q)$(CC) -r -nostdlib $^ -o $(BUILD)/libtlsagent.o
 	$(Q)objcopy --localize-hidden $(BUILD)/libtlsagent.o
 	$(Q)$(AR) rcs $@ $(BUILD)/libtlsagent.o
-$(BUILD)/tlsagent.pc: client/tlsagent.pc.in Makefile
-	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
 
 # What the programs of the client side share with the library, with its inner names: whoever links
 # it takes the objects that it needs.
@@ -188,7 +199,7 @@ lint:
 	cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
 	    -I. -D_GNU_SOURCE --suppress=missingIncludeSystem agent client protocol sandbox
 	clang-tidy --quiet --warnings-as-errors='*' $(wildcard agent/*.c client/*.c client/relay/*.c client/tool/*.c client/examples/*.c client/examples/*/*.c protocol/*.c sandbox/*.c) \
-	    -- -std=c11 $(CPPFLAGS)
+	    -- -std=c11 $(CPPFLAGS) $(SETTINGS)
 	clang-format --dry-run --Werror $$(git ls-files '*.[ch]')
 	@tests/layering.sh
 
@@ -206,12 +217,15 @@ install: all
 	install -m 755 $(BUILD)/libtlsagent.so.0 $(DESTDIR)$(PREFIX)/lib/
 	ln -sf libtlsagent.so.0 $(DESTDIR)$(PREFIX)/lib/libtlsagent.so
 	install -m 644 $(BUILD)/libtlsagent.a $(DESTDIR)$(PREFIX)/lib/
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' client/tlsagent.pc.in > $(BUILD)/tlsagent.pc
 	install -m 644 $(BUILD)/tlsagent.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
 	install -m 644 client/tlsagent.h $(DESTDIR)$(PREFIX)/include/
 	install -m 644 client/tool/tlsagent.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 644 client/libtlsagent.3 $(DESTDIR)$(PREFIX)/share/man/man3/
 	install -m 644 agent/tlsagentd.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5/
 	install -m 644 agent/tlsagentd.8 $(DESTDIR)$(PREFIX)/share/man/man8/
+	@# The loader finds libtlsagent.so.0 from now on; a package does this itself.
+	if [ -z "$(DESTDIR)" ] && [ "$$(id -u)" -eq 0 ]; then $(LDCONFIG); fi
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-fuzz $(BUILD)-coverage
