@@ -170,8 +170,18 @@ check-asan:
 	@$(MAKE) --no-print-directory SAN=1 BUILD=$(BUILD)-asan all
 	@BUILD=$(BUILD)-asan SANITIZED=1 tests/run.sh check
 
-check-all: check check-asan
+# Long: SOAK_MINUTES=10.
+check-soak:
+	@contrib/debian/install-deps check
 	@BUILD=$(BUILD) tests/run.sh soak
+
+# One after the other: some of them measure.
+check-all:
+	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory check-asan
+	@$(MAKE) --no-print-directory check-soak
+	@$(MAKE) --no-print-directory fuzz
+.PHONY: check-soak
 
 # The peers come from Debian. Nothing else should run meanwhile; results are in tests/bench/results.
 bench bench-quick:
@@ -235,7 +245,8 @@ help:
 	@echo 'make run          everything on a fresh machine: install, build, demo identity, agent, HTTPS server'
 	@echo 'make check        everything on a fresh machine: install, build, all tests (minutes)'
 	@echo 'make check-asan   the same tests under AddressSanitizer and UBSan'
-	@echo 'make check-all    check, check-asan and the long ones'
+	@echo 'make check-soak   load for SOAK_MINUTES=10 while cells are killed'
+	@echo 'make check-all    check, check-asan, check-soak and fuzz'
 	@echo 'make bench        against nginx, haproxy, hitch and stunnel (minutes); results in tests/bench/results'
 	@echo 'make bench-quick  the same in short; results in $(BUILD)/bench'
 	@echo 'make fuzz         each fuzz target for a minute (FUZZ_SECONDS=60); fuzz-coverage: what the corpora reach'

@@ -57,7 +57,7 @@ list() {
         ;;
     *)
         limit=300
-        [ "$kind" != soak ] || limit=3600
+        [ "$kind" != soak ] || limit=$((${SOAK_MINUTES:-10} * 120 + 600))
         [ "$kind" != vm ] || limit=400 # an emulated machine
         for file in tests/"$kind"/*.py; do
             [ -e "$file" ] || continue

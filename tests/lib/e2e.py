@@ -231,7 +231,7 @@ class Agent:
             try:
                 with open(f"/proc/{pid}/cmdline") as file:
                     words = file.read().split("\0")
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):
                 continue
             result[pid] = next((word[7:] for word in words if word.startswith("--name=")), "?")
         return result

@@ -6,6 +6,7 @@
  *   load PORT CA all N CONCURRENCY          the same with ECDSA P-384 and Ed25519 identities too
  *   load PORT CA stream N                   N connections that POST to /echo and compare, until
  *                                           stdin ends; "running" after the first round of each
+ *   load PORT CA rekey N                    stream; with TLS 1.3 both sides change keys each round
  *   load PORT CA idle N                     N connections that do nothing until stdin ends, then
  *                                           one request on each; "idle" when all are open
  *
@@ -63,6 +64,7 @@ static struct {
     SSL_CTX *ctx[KINDS];
     SSL_SESSION *sessions[KINDS];
     bool stop;                            /* stdin has ended */
+    bool rekey;                           /* MODE_STREAM with KeyUpdates */
     uint64_t target, started, open, over; /* connections */
     uint64_t failed, full, resumed, missed, bytes, rounds;
     uint64_t ready; /* connections that have done their first round, or are idle */
@@ -277,6 +279,8 @@ round_over(struct connection *connection)
         begin_request(connection);
     else
         connection->phase = PHASE_CLOSE;
+    if (load.rekey && !load.stop && SSL_version(connection->ssl) == TLS1_3_VERSION)
+        CHECK(SSL_key_update(connection->ssl, SSL_KEY_UPDATE_REQUESTED) == 1, "SSL_key_update");
 }
 
 static void
@@ -425,15 +429,16 @@ main(int argc, char **argv)
     struct epoll_event events[256];
     struct rlimit files;
 
-    CHECK(argc >= 5, "usage: load PORT CA handshakes|all N CONCURRENCY | stream N | idle N");
+    CHECK(argc >= 5, "usage: load PORT CA handshakes|all N CONCURRENCY | stream|rekey|idle N");
     signal(SIGPIPE, SIG_IGN);
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;
     setrlimit(RLIMIT_NOFILE, &files);
     load.port = atoi(argv[1]);
-    load.mode = strcmp(argv[3], "stream") == 0 ? MODE_STREAM
-                : strcmp(argv[3], "idle") == 0 ? MODE_IDLE
-                                               : MODE_HANDSHAKES;
+    load.rekey = strcmp(argv[3], "rekey") == 0;
+    load.mode = load.rekey || strcmp(argv[3], "stream") == 0 ? MODE_STREAM
+                : strcmp(argv[3], "idle") == 0               ? MODE_IDLE
+                                                             : MODE_HANDSHAKES;
     load.kinds = strcmp(argv[3], "all") == 0 ? KINDS : 4;
     load.target = strtoull(argv[4], NULL, 10);
     concurrency = argc > 5 ? strtoull(argv[5], NULL, 10) : load.target;
