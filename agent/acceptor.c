@@ -97,14 +97,13 @@ deliver_waiting(struct cell *cell, size_t context)
     }
 }
 
-void
-acceptor_update(struct cell *cell, size_t context)
+/* Accept only what somebody will take. */
+static void
+watch_listeners(struct cell *cell, size_t context)
 {
     struct cell_context *state = &cell->contexts[context];
-    bool accept_more;
+    bool accept_more = room(cell, context) > 0;
 
-    deliver_waiting(cell, context);
-    accept_more = room(cell, context) > 0;
     for (struct listener *listener = state->listeners; listener != NULL;
          listener = listener->next) {
         if (accept_more && listener->pause.previous != NULL)
@@ -114,6 +113,13 @@ acceptor_update(struct cell *cell, size_t context)
             log_error("cannot watch a listening socket of context \"%s\": %s",
                       identity_context(cell->identities, context)->name, strerror(errno));
     }
+}
+
+void
+acceptor_update(struct cell *cell, size_t context)
+{
+    deliver_waiting(cell, context);
+    watch_listeners(cell, context);
 }
 
 /* done() of a handshake on a connection that we accepted. */
@@ -238,7 +244,8 @@ acceptor_remove_pull(struct cell *cell, struct pull *pull)
     if (state->last_pull == pull)
         state->last_pull = before;
     state->credits -= pull->credits;
-    acceptor_update(cell, pull->context);
+    /* Nothing can be delivered because of this; and delivering here would recurse. */
+    watch_listeners(cell, pull->context);
 }
 
 uint32_t

@@ -18,6 +18,7 @@
 struct handshake;
 struct listener;
 struct pull;
+struct user;
 struct worker;
 
 /* Per context, in the order of the generation. */
@@ -40,6 +41,9 @@ struct cell {
     struct cell_context *contexts; /* identity_context_count() of them */
     struct worker *workers;        /* all open channels */
     uint32_t worker_count;
+    struct user *users;      /* what each uid holds; workers.c */
+    uint64_t refused_logged; /* when a misbehaving worker was last told of in the log */
+    uint32_t refused_silent; /* how many were not, since */
     uint32_t worker_limit;
     uint32_t in_flight; /* handshakes in progress */
     uint32_t capacity;  /* handshakes at once: what the configuration and our fds allow */

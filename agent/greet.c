@@ -2,6 +2,7 @@
 #include "agent/greet.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -105,6 +106,7 @@ read_credentials(int fd, const struct config *config, struct control_worker *who
     who->uid = peer.uid;
     who->gid = peer.gid;
     who->pid = (uint32_t)peer.pid;
+    who->channels_max = config->max_channels;
     size = sizeof(groups);
     if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &size) == -1)
         return -1;
@@ -117,13 +119,46 @@ read_credentials(int fd, const struct config *config, struct control_worker *who
 
 /* ---- one worker's connection ---- */
 
+/* Close a connection that we never read. Messages in its queue may carry fds whose last close
+ * blocks (SO_LINGER): for as long as somebody else likes, and the supervisor must never wait. Nor
+ * are they received: close() of some kinds of file blocks for ever. So if there is anything in the
+ * queue a child has the last reference: the kernel does not linger for a process that exits. */
+static void
+hang_up(int fd)
+{
+    static const int on = 1;
+    struct msghdr head = {0}; /* no room for anything: any message at all is reported as cut off */
+    int gate[2];
+    pid_t pid;
+
+    (void)shutdown(fd, SHUT_RD);
+    (void)setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on));
+    if (recvmsg(fd, &head, MSG_PEEK | MSG_DONTWAIT) == -1 || (head.msg_flags & MSG_CTRUNC) == 0 ||
+        pipe2(gate, O_CLOEXEC) == -1) {
+        close(fd);
+        return;
+    }
+    pid = fork();
+    if (pid == 0) {
+        char byte;
+
+        close(gate[1]);
+        if (read(gate[0], &byte, 1) == -1) /* until the parent has closed its own reference */
+            _exit(1);
+        _exit(0);
+    }
+    close(fd);
+    close(gate[0]);
+    close(gate[1]);
+}
+
 static void
 drop_worker(struct greet_worker *worker)
 {
     struct greet *greet = worker->greet;
 
     loop_watch_set(greet->loop, &worker->watch, 0);
-    close(worker->watch.fd);
+    hang_up(worker->watch.fd);
     if (worker->previous != NULL)
         worker->previous->next = worker->next;
     else
@@ -266,7 +301,7 @@ deny(struct greet *greet, int fd, const char *format, ...)
     /* A fresh connection has room for this; if not, it is closed all the same. */
     (void)channel_send(fd, SERVICE_DENIED, body, service_put_denied(&message, body, sizeof(body)),
                        NULL, 0);
-    close(fd);
+    hang_up(fd);
     greet->denied++;
     log_denied(greet, message.text);
 }

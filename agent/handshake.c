@@ -18,17 +18,6 @@
 
 #define NO_ALERT 255
 
-void
-handshake_close_socket(int fd)
-{
-    /* SO_LINGER is shared with whoever else holds the socket: with it set, the last close() blocks.
-     */
-    struct linger off = {0};
-
-    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &off, sizeof(off));
-    close(fd);
-}
-
 static struct export_state *
 export_of(const SSL *ssl)
 {
@@ -304,7 +293,7 @@ handshake_new(struct cell *cell, size_t context, int fd, uint8_t forms, uint32_t
             SSL_free(handshake->ssl);
         BIO_free(bio);
         free(handshake);
-        handshake_close_socket(fd);
+        channel_close_fd(fd);
         return NULL;
     }
     SSL_set_bio(handshake->ssl, bio, bio);
@@ -334,7 +323,7 @@ handshake_free(struct handshake *handshake)
         leave_running(handshake, HANDSHAKE_FAILED);
     loop_timer_stop(handshake->cell->loop, &handshake->deadline);
     if (handshake->fd != -1)
-        handshake_close_socket(handshake->fd);
+        channel_close_fd(handshake->fd);
     free(handshake->chain);
     OPENSSL_cleanse(&handshake->traffic, sizeof(handshake->traffic));
     OPENSSL_cleanse(handshake->transport.buffer, sizeof(handshake->transport.buffer));

@@ -85,8 +85,4 @@ int handshake_hand_back(struct handshake *handshake, uint8_t forms);
 /* Handed back: fill in a message; its pointers are into the handshake. */
 void handshake_describe(const struct handshake *handshake, struct service_finished *finished);
 
-/* Close a socket that somebody else may still hold, without ever blocking on what it has not sent.
- */
-void handshake_close_socket(int fd);
-
 #endif

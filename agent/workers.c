@@ -16,7 +16,10 @@
 #include "protocol/kernel_tls.h"
 
 #define MESSAGES_PER_ROUND 16 /* of one channel, then the others have their turn */
-#define UNSENT_MAX         1024 /* answers that a worker may leave unread beyond its socket's buffer */
+/* Answers that a worker may leave unread beyond its socket's buffer, and their bytes. */
+#define UNSENT_MAX       1024
+#define UNSENT_BYTES_MAX (1 << 20)
+#define REFUSED_LOG_MS   1000 /* one line a second about workers that misbehave */
 
 static const char no_kernel[] =
     "the kernel form is not possible: not a TCP socket, or this host's kernel has no TLS (see the "
@@ -31,9 +34,18 @@ struct unsent {
     uint8_t body[];
 };
 
+/* What one uid holds in this cell. */
+struct user {
+    struct user *next;
+    uint32_t uid;
+    uint32_t channels;
+    uint32_t in_flight; /* handshakes that it asked for */
+};
+
 struct worker {
     struct loop_watch watch;
     struct cell *cell;
+    struct user *user;
     int channel;
     struct control_worker credentials;
     struct handshake *handshakes; /* in progress for this worker */
@@ -41,6 +53,7 @@ struct worker {
     struct unsent *unsent;
     struct unsent *last_unsent;
     size_t unsent_count;
+    size_t unsent_bytes;
     struct worker *next;
     struct worker *previous;
     bool closed; /* its memory goes at the end of the round */
@@ -50,9 +63,51 @@ static void
 unsent_free(struct unsent *unsent)
 {
     if (unsent->fd != -1)
-        handshake_close_socket(unsent->fd);
+        channel_close_fd(unsent->fd);
     OPENSSL_cleanse(unsent->body, unsent->size); /* traffic keys */
     free(unsent);
+}
+
+/* The record of a uid, made if there is none. NULL: out of memory. */
+static struct user *
+user_of(struct cell *cell, uint32_t uid)
+{
+    struct user *user = cell->users;
+
+    while (user != NULL && user->uid != uid)
+        user = user->next;
+    if (user == NULL && (user = calloc(1, sizeof(*user))) != NULL) {
+        user->uid = uid;
+        user->next = cell->users;
+        cell->users = user;
+    }
+    return user;
+}
+
+static void
+user_leave(struct cell *cell, struct user *user)
+{
+    struct user **link = &cell->users;
+
+    if (--user->channels > 0)
+        return;
+    while (*link != user)
+        link = &(*link)->next;
+    *link = user->next;
+    free(user);
+}
+
+/* Take a handshake out of its worker's list: it is over, or no longer wanted. */
+static void
+forget_handshake(struct handshake *handshake)
+{
+    struct worker *worker = handshake->worker;
+
+    *(handshake->previous != NULL ? &handshake->previous->next : &worker->handshakes) =
+        handshake->next;
+    if (handshake->next != NULL)
+        handshake->next->previous = handshake->previous;
+    worker->user->in_flight--;
 }
 
 /* Close the channel and all that hangs on it. */
@@ -65,11 +120,11 @@ worker_close(struct worker *worker)
         return;
     worker->closed = true;
     loop_watch_set(cell->loop, &worker->watch, 0);
-    close(worker->channel);
+    channel_close(worker->channel);
     while (worker->handshakes != NULL) {
         struct handshake *handshake = worker->handshakes;
 
-        worker->handshakes = handshake->next;
+        forget_handshake(handshake);
         handshake_free(handshake);
     }
     while (worker->pulls != NULL) {
@@ -89,20 +144,35 @@ worker_close(struct worker *worker)
     if (worker->next != NULL)
         worker->next->previous = worker->previous;
     cell->worker_count--;
+    user_leave(cell, worker->user);
     loop_free_later(cell->loop, worker);
+}
+
+/* Say what a worker did, but not as often as it likes. */
+static void
+log_refusal(struct cell *cell, const struct control_worker *who, const char *why)
+{
+    char text[ERROR_TEXT_MAX];
+    uint64_t now = loop_now(cell->loop);
+
+    if (cell->refused_logged != 0 && now - cell->refused_logged < REFUSED_LOG_MS) {
+        cell->refused_silent++;
+        return;
+    }
+    error_printable(text, sizeof(text), why, strlen(why));
+    log_warning("worker uid %u pid %u: channel closed: %s (and %u more since the last such line)",
+                who->uid, who->pid, text, cell->refused_silent);
+    cell->refused_silent = 0;
+    cell->refused_logged = now;
 }
 
 /* The worker broke the protocol. */
 static void
 worker_refuse(struct worker *worker, const char *why)
 {
-    char text[ERROR_TEXT_MAX];
-
     if (worker->closed)
         return;
-    error_printable(text, sizeof(text), why, strlen(why));
-    log_warning("worker uid %u pid %u: channel closed: %s", worker->credentials.uid,
-                worker->credentials.pid, text);
+    log_refusal(worker->cell, &worker->credentials, why);
     worker->cell->channels_refused++;
     worker_close(worker);
 }
@@ -112,11 +182,13 @@ static void
 keep_unsent(struct worker *worker, uint16_t type, const uint8_t *body, size_t size, int fd)
 {
     struct unsent *unsent =
-        worker->unsent_count < UNSENT_MAX ? malloc(sizeof(*unsent) + size) : NULL;
+        worker->unsent_count < UNSENT_MAX && worker->unsent_bytes + size <= UNSENT_BYTES_MAX
+            ? malloc(sizeof(*unsent) + size)
+            : NULL;
 
     if (unsent == NULL) {
         if (fd != -1)
-            handshake_close_socket(fd);
+            channel_close_fd(fd);
         worker_refuse(worker, "the worker does not read its answers");
         return;
     }
@@ -128,6 +200,7 @@ keep_unsent(struct worker *worker, uint16_t type, const uint8_t *body, size_t si
     *(worker->unsent != NULL ? &worker->last_unsent->next : &worker->unsent) = unsent;
     worker->last_unsent = unsent;
     worker->unsent_count++;
+    worker->unsent_bytes += size;
     loop_watch_set(worker->cell->loop, &worker->watch, EPOLLIN | EPOLLOUT);
 }
 
@@ -144,7 +217,7 @@ answer(struct worker *worker, uint16_t type, const uint8_t *body, size_t size, i
         return;
     }
     if (fd != -1)
-        handshake_close_socket(fd);
+        channel_close_fd(fd);
     if (result != CHANNEL_OK) {
         log_debug("worker uid %u pid %u: the channel is gone", worker->credentials.uid,
                   worker->credentials.pid);
@@ -168,6 +241,7 @@ send_unsent(struct worker *worker)
         }
         worker->unsent = unsent->next;
         worker->unsent_count--;
+        worker->unsent_bytes -= unsent->size;
         unsent_free(unsent);
     }
     loop_watch_set(worker->cell->loop, &worker->watch, EPOLLIN);
@@ -223,14 +297,11 @@ requested_done(struct handshake *handshake)
 {
     struct worker *worker = handshake->worker;
 
-    *(handshake->previous != NULL ? &handshake->previous->next : &worker->handshakes) =
-        handshake->next;
-    if (handshake->next != NULL)
-        handshake->next->previous = handshake->previous;
+    forget_handshake(handshake);
     if (handshake->state == HANDSHAKE_FINISHED)
         (void)handshake_hand_back(handshake, handshake->forms);
     /* Our copy of the socket goes first: after the answer nothing of ours can touch it. */
-    handshake_close_socket(handshake->fd);
+    channel_close_fd(handshake->fd);
     handshake->fd = -1;
     if (handshake->state == HANDSHAKE_FINISHED) {
         answer_finished(worker, SERVICE_FINISHED, handshake, -1);
@@ -320,6 +391,12 @@ start_accept(struct worker *worker, const struct service_accept *request, int fd
         answer_refusal(worker, request->id, SERVICE_BUSY, true,
                        "%u handshakes are in progress, the limit of this cell: try again later",
                        cell->in_flight);
+    } else if (worker->user->in_flight >= cell->capacity - cell->in_flight) {
+        /* Nobody holds more than is left for the others. */
+        answer_refusal(
+            worker, request->id, SERVICE_BUSY, true,
+            "uid %u has %u handshakes in progress, half of what is free: try again later",
+            worker->credentials.uid, worker->user->in_flight);
     } else {
         facts = identity_context(cell->identities, (size_t)context);
         deadline = request->deadline_ms != 0 && request->deadline_ms < facts->deadline_ms
@@ -334,6 +411,7 @@ start_accept(struct worker *worker, const struct service_accept *request, int fd
             return;
         }
         handshake->worker = worker;
+        worker->user->in_flight++;
         handshake->id = request->id;
         handshake->next = worker->handshakes;
         if (handshake->next != NULL)
@@ -342,7 +420,7 @@ start_accept(struct worker *worker, const struct service_accept *request, int fd
         handshake_run(handshake);
     }
     if (fd != -1)
-        handshake_close_socket(fd);
+        channel_close_fd(fd);
 }
 
 static void
@@ -352,11 +430,9 @@ cancel(struct worker *worker, uint32_t id)
          handshake = handshake->next) {
         if (handshake->id != id)
             continue;
-        *(handshake->previous != NULL ? &handshake->previous->next : &worker->handshakes) =
-            handshake->next;
-        if (handshake->next != NULL)
-            handshake->next->previous = handshake->previous;
+        forget_handshake(handshake);
         handshake_free(handshake);
+        answer_refusal(worker, id, SERVICE_BAD_REQUEST, false, "cancelled");
         return;
     }
     /* Not there: our answer and the cancellation have crossed. */
@@ -497,19 +573,40 @@ channel_ready(struct loop_watch *watch, uint32_t events)
     }
 }
 
+/* Say why, and close. Takes the channel. */
+static void
+turn_away(struct cell *cell, int channel, const struct control_worker *who, const char *why)
+{
+    struct service_failed failed = {.reason = SERVICE_BUSY, .retryable = 1, .alert = 255};
+    uint8_t body[16 + SERVICE_TEXT_MAX];
+
+    snprintf(failed.text, sizeof(failed.text), "%s", why);
+    (void)channel_send(channel, SERVICE_FAILED, body,
+                       service_put_failed(&failed, body, sizeof(body)), NULL, 0);
+    log_refusal(cell, who, why);
+    channel_close(channel);
+}
+
 void
 workers_add(struct cell *cell, int channel, const struct control_worker *credentials)
 {
-    struct worker *worker =
-        cell->worker_count < cell->worker_limit ? calloc(1, sizeof(*worker)) : NULL;
+    struct worker *worker = NULL;
+    struct user *user = NULL;
 
+    if (cell->worker_count < cell->worker_limit)
+        user = user_of(cell, credentials->uid);
+    if (user != NULL && user->channels++ < credentials->channels_max)
+        worker = calloc(1, sizeof(*worker));
     if (worker == NULL) {
-        log_warning("worker uid %u pid %u: refused: %u channels are open, the limit of this cell",
-                    credentials->uid, credentials->pid, cell->worker_count);
-        close(channel);
+        turn_away(cell, channel, credentials,
+                  user != NULL ? "this uid has as many channels as `max_channels` allows"
+                               : "as many channels are open as this process can have");
+        if (user != NULL)
+            user_leave(cell, user);
         return;
     }
     worker->cell = cell;
+    worker->user = user;
     worker->channel = channel;
     worker->credentials = *credentials;
     worker->next = cell->workers;

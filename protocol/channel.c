@@ -92,11 +92,20 @@ channel_send_wait(int channel, uint16_t type, const void *body, size_t size, con
 }
 
 void
+channel_close_fd(int fd)
+{
+    struct linger off = {0};
+
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &off, sizeof(off));
+    close(fd);
+}
+
+void
 channel_message_clear(struct channel_message *message)
 {
     for (size_t i = 0; i < message->fd_count; i++) {
         if (message->fds[i] != -1)
-            close(message->fds[i]);
+            channel_close_fd(message->fds[i]);
         message->fds[i] = -1;
     }
     message->fd_count = 0;
@@ -134,7 +143,7 @@ collect_fds(struct msghdr *header, struct channel_message *message)
             if (arrived < CHANNEL_FDS_MAX)
                 message->fds[message->fd_count++] = fd;
             else
-                close(fd);
+                channel_close_fd(fd);
         }
     }
     return arrived;
@@ -241,4 +250,23 @@ channel_receive_wait(int channel, const struct channel_rule *rules, size_t rule_
     if (result != CHANNEL_AGAIN || wait_for(channel, POLLIN, timeout_ms) <= 0)
         return result;
     return channel_receive(channel, rules, rule_count, buffer, buffer_size, message, error);
+}
+
+void
+channel_close(int channel)
+{
+    struct channel_message message;
+    char byte;
+
+    /* Nothing more comes in; the queue can still be read. No rule allows anything: each message is
+     * cut off, refused, and its fds closed. */
+    (void)shutdown(channel, SHUT_RD);
+    for (;;) {
+        enum channel_result result =
+            channel_receive(channel, NULL, 0, &byte, sizeof(byte), &message, NULL);
+
+        if (result != CHANNEL_REFUSED)
+            break;
+    }
+    close(channel);
 }

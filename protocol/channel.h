@@ -87,6 +87,13 @@ enum channel_result channel_receive_timed(int channel, const struct channel_rule
 /* Move fd number index out of the message: the caller owns it now. */
 int channel_take_fd(struct channel_message *message, size_t index);
 
+/* Close an fd that came from somebody else. The open file is still shared: with SO_LINGER set the
+ * last close() of a socket would block for as long as the other side likes; so it is reset. */
+void channel_close_fd(int fd);
+
+/* Close a channel with what is still in its queue: the fds in there are closed as above. */
+void channel_close(int channel);
+
 /* Close every fd that was not taken. */
 void channel_message_clear(struct channel_message *message);
 

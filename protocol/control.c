@@ -21,7 +21,7 @@ const size_t control_keeper_rule_count = COUNT(control_keeper_rules);
 
 const struct channel_rule control_handshaker_rules[] = {
     {CONTROL_PING, 0, 4, 4},        {CONTROL_PUBLIC, 1, 4, 4},
-    {CONTROL_LISTENER, 1, 2, 2},    {CONTROL_WORKER, 1, 14, 14 + 4 * CONTROL_GROUPS_MAX},
+    {CONTROL_LISTENER, 1, 2, 2},    {CONTROL_WORKER, 1, 18, 18 + 4 * CONTROL_GROUPS_MAX},
     {CONTROL_NEW_TICKETS, 0, 0, 0}, {CONTROL_SESSION_CACHE, 1, 0, 0},
 };
 const size_t control_handshaker_rule_count = COUNT(control_handshaker_rules);
@@ -299,6 +299,7 @@ control_put_worker(const struct control_worker *m, void *buffer, size_t size)
     wire_put_u32(&writer, m->uid);
     wire_put_u32(&writer, m->gid);
     wire_put_u32(&writer, m->pid);
+    wire_put_u32(&writer, m->channels_max);
     wire_put_u16(&writer, m->group_count);
     for (size_t i = 0; i < m->group_count && i < CONTROL_GROUPS_MAX; i++)
         wire_put_u32(&writer, m->groups[i]);
@@ -314,6 +315,7 @@ control_get_worker(struct control_worker *m, const void *body, size_t size)
     m->uid = wire_get_u32(&reader);
     m->gid = wire_get_u32(&reader);
     m->pid = wire_get_u32(&reader);
+    m->channels_max = wire_get_u32(&reader);
     m->group_count = wire_get_u16(&reader);
     if (m->group_count > CONTROL_GROUPS_MAX)
         return false;

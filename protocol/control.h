@@ -109,7 +109,8 @@ struct control_listener {
 struct control_worker {
     uint32_t uid;
     uint32_t gid;
-    uint32_t pid; /* for logs only */
+    uint32_t pid;          /* for logs only */
+    uint32_t channels_max; /* that its uid may have in one cell */
     uint16_t group_count;
     uint32_t groups[CONTROL_GROUPS_MAX];
 };

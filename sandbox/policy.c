@@ -49,6 +49,8 @@ static const struct policy_call common_calls[] = {
     {SCMP_SYS(poll), {{0}}},
     {SCMP_SYS(ppoll), {{0}}},
     {SCMP_SYS(close), {{0}}},
+    /* an fd that arrives and is refused must not linger when it is closed */
+    {SCMP_SYS(setsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_LINGER)}},
     /* memory; MAP_DROPPABLE is how a newer libc keeps random numbers */
     {SCMP_SYS(mmap),
      {POLICY_ONLY(2, PROT_READ | PROT_WRITE), POLICY_IS(3, MAP_PRIVATE | MAP_ANONYMOUS)}},
@@ -149,7 +151,6 @@ static const struct policy_call handshaker_calls[] = {
     {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_PROTOCOL)}},
     {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_ACCEPTCONN)}},
     {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_ERROR)}},
-    {SCMP_SYS(setsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_LINGER)}},
     {SCMP_SYS(setsockopt), {POLICY_IS(1, IPPROTO_TCP), POLICY_IS(2, TCP_NODELAY)}},
     {SCMP_SYS(setsockopt), {POLICY_IS(1, IPPROTO_TCP), POLICY_IS(2, TCP_ULP)}},
     {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_TLS), POLICY_IS(2, TLS_TX)}},
@@ -160,13 +161,13 @@ static const struct policy_call handshaker_calls[] = {
 };
 
 /* The relay. The connection's own descriptor is non-blocking, so the data stream of libtlsagent
- * passes no flag. FIONREAD: how many bytes wait in the socket pair; SO_LINGER: to end a plain TCP
- * connection with a reset. Record states are in memory that is not reserved (client/slot.c). */
+ * passes no flag. FIONREAD: how many bytes wait in the socket pair; SO_LINGER, as all have it: to
+ * end a plain TCP connection with a reset. Record states are in memory that is not reserved
+ * (client/slot.c). */
 static const struct policy_call relay_calls[] = {
     {SCMP_SYS(recvfrom), {POLICY_IS(3, 0), POLICY_NULL(4)}},
     {SCMP_SYS(sendto), {POLICY_IS(3, MSG_NOSIGNAL), POLICY_NULL(4)}},
     {SCMP_SYS(ioctl), {POLICY_IS(1, FIONREAD)}},
-    {SCMP_SYS(setsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_LINGER)}},
     {SCMP_SYS(mmap),
      {POLICY_ONLY(2, PROT_READ | PROT_WRITE),
       POLICY_IS(3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)}},

@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""Workers that are permitted and want too much: others must not notice."""
+import os
+import pathlib
+import signal
+import socket
+import struct
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+from e2e import ROOT, WORKER_USER, Scene, check, context, facts, main  # noqa: E402
+
+SERVICE_CHANNEL, SERVICE_ACCEPT = 3, 32
+OURS = ["root"] if ROOT else []
+
+
+def accept_message(number, name=b"www"):
+    return struct.pack(">HIBIB", SERVICE_ACCEPT, number, 1, 0, len(name)) + name
+
+
+def greeted(path):
+    """Connect as a worker: the first connection, and the channel to the (one) cell."""
+    first = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    first.settimeout(5)
+    first.connect(str(path))
+    while True:
+        data, fds, _, _ = socket.recv_fds(first, 70000, 4)
+        check(data, "greeted")
+        if struct.unpack(">H", data[:2])[0] == SERVICE_CHANNEL:
+            return first, socket.socket(fileno=fds[0])
+
+
+def lingering():
+    """A socket whose last close() blocks for a minute, and its peer, which never reads."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        ours = socket.create_connection(listener.getsockname())
+        peer, _ = listener.accept()
+    ours.setblocking(False)
+    try:
+        while True:
+            ours.send(b"x" * 65536)
+    except BlockingIOError:
+        pass
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+    return ours, peer
+
+
+def scene_of(scene):
+    agent = scene.agent(context("www", users=[WORKER_USER] + OURS), cells=1)
+    return agent, scene.server(agent, workers=1)
+
+
+def honest(port, seconds):
+    """Handshakes of an honest worker's clients; none may take long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        facts(port, timeout=10)
+        time.sleep(0.05)
+
+
+def linger(send, count=1, whom=lambda agent: agent.pids("handshaker")[0]):
+    """The receiver is stopped while the message is sent and our copies are closed: it closes last."""
+    with Scene() as scene:
+        agent, server = scene_of(scene)
+        before = agent.roles()
+        first, channel = greeted(agent.socket)
+        sockets = [lingering() for _ in range(count)]
+        stopped = whom(agent)
+        os.kill(stopped, signal.SIGSTOP)
+        send(first, channel, [ours.fileno() for ours, _ in sockets])
+        for ours, _ in sockets:
+            ours.close()
+        os.kill(stopped, signal.SIGCONT)
+        honest(server.port, 4)
+        check(greeted(agent.socket), "newcomers are greeted")
+        check(agent.roles() == before, "every process is the same as before")
+
+
+def test_surplus_fd_that_lingers():
+    linger(lambda first, channel, fds: socket.send_fds(channel, [accept_message(1)], fds), 2)
+
+
+def test_malformed_message_with_an_fd_that_lingers():
+    linger(lambda first, channel, fds: socket.send_fds(channel, [accept_message(1) + b"X"], fds))
+
+
+def test_fd_that_lingers_queued_behind_garbage():
+    def send(first, channel, fds):
+        channel.send(b"\xff\xff")
+        socket.send_fds(channel, [accept_message(1)], fds)
+    linger(send)
+
+
+def test_fd_that_lingers_on_the_first_connection():
+    def send(first, channel, fds):
+        socket.send_fds(first, [b"said"], fds)
+        socket.send_fds(first, [b"and more"], fds)
+    linger(send, whom=lambda agent: agent.pid)
+
+
+def test_fd_that_lingers_before_the_supervisor_has_accepted():
+    with Scene() as scene:
+        agent, server = scene_of(scene)
+        before = agent.roles()
+        ours, peer = lingering()
+        os.kill(agent.process.pid, signal.SIGSTOP)
+        first = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        first.connect(str(agent.socket))
+        socket.send_fds(first, [b"said"], [ours.fileno()])
+        ours.close()
+        first.close()
+        os.kill(agent.process.pid, signal.SIGCONT)
+        started = time.monotonic()
+        second, channel = greeted(agent.socket)
+        check(time.monotonic() - started < 2, "the supervisor does not wait for it")
+        honest(server.port, 3)
+        check(agent.roles() == before, "every process is the same as before")
+        peer.close()
+
+
+def test_channels_beyond_the_limit_of_a_uid():
+    with Scene() as scene:
+        agent = scene.agent(context("www", users=[WORKER_USER] + OURS), cells=1, max_channels=20)
+        kept = []
+        for _ in range(60):  # the first connection closed, the channel kept
+            first, channel = greeted(agent.socket)
+            first.close()
+            kept.append(channel)
+        open_ones = 0
+        for channel in kept:
+            channel.settimeout(0.2)
+            try:
+                while channel.recv(70000):
+                    pass
+            except TimeoutError:
+                open_ones += 1
+        print(f"{open_ones} of {len(kept)} channels are open")
+        check(open_ones == 20, "as many as max_channels")
+        if OURS:
+            server = scene.server(agent, workers=1)  # another uid
+            check(facts(server.port), "another user is served")
+            for channel in kept:
+                channel.close()
+
+
+def test_slots_of_one_uid_leave_room_for_others():
+    if not OURS:
+        print("SKIP slots_of_one_uid_leave_room_for_others: needs two users")
+        return
+    with Scene() as scene:
+        agent = scene.agent(context("www", users=[WORKER_USER] + OURS), cells=1, max_handshakes=1000)
+        server = scene.server(agent, workers=1)
+        first, channel = greeted(agent.socket)
+        silent = []
+        for number in range(1, 1201):  # peers that say nothing hold their slot until the deadline
+            ours, peer = socket.socketpair()
+            socket.send_fds(channel, [accept_message(number)], [ours.fileno()])
+            ours.close()
+            silent.append(peer)
+        time.sleep(0.5)
+        in_flight = sum(p.get("in_flight", 0) for p in agent.status()["processes"])
+        print(f"{in_flight} of 1000 slots are taken")
+        check(400 <= in_flight <= 500, "half of them")
+        honest(server.port, 2)
+
+
+
+main()
