@@ -23,8 +23,10 @@ jobs=${JOBS:-2}
 run_one() {
     local build=$1 name=$2 program=$3 limit=$4
     local log=$logs/${name//\//.}.log started seconds status lines
+    local command=("$program")
+    case "$program" in *.py) command=(python3 "$program") ;; esac
     started=$(date +%s%N)
-    BUILD=$build timeout --kill-after=10 "$limit" "$program" >"$log" 2>&1 </dev/null
+    BUILD=$build timeout --kill-after=10 "$limit" "${command[@]}" >"$log" 2>&1 </dev/null
     status=$?
     seconds=$(awk -v ns=$(($(date +%s%N) - started)) 'BEGIN { printf "%.1f", ns / 1e9 }')
     lines=$(grep -E '^(ok [a-z0-9_]+ \(|FAIL [a-z0-9_]+$|SKIP [a-z0-9_]+:)' "$log" | sed -E "s|^([a-zA-Z]+) |\1 $name/|")
