@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Bad input gives one line that says what, where and what to do."""
+import os
 import pathlib
+import pwd
 import shutil
 import socket
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import (AGENT_USER, BUILD, ROOT, WORKER_USER, Process, Scene, Skip, ca, check, identity, main, run)  # noqa: E402
+from e2e import (AGENT_USER, BUILD, ROOT, WORKER_USER, Process, Scene, ca, check, identity, main, run)  # noqa: E402
 
 
 def configuration(scene, body):
@@ -20,12 +22,13 @@ def www(certificate, key, more=""):
             f'        key = "{key}"\n    }}\n    workers {{ users = {{"{WORKER_USER}"}} }}\n{more}}}\n')
 
 
-def fails(scene, body, *words, start=True):
+def fails(scene, body, *words, start=True, program=BUILD / "tlsagentd"):
     """`tlsagentd -t` and a start must both fail, with one line that has all the words."""
     file = configuration(scene, body)
-    commands = [[BUILD / "tlsagentd", "-t", "-c", file]]
+    prefix = program if isinstance(program, list) else [program]
+    commands = [[*prefix, "-t", "-c", file]]
     if start:
-        commands.append([BUILD / "tlsagentd", "--foreground", "-c", file])
+        commands.append([*prefix, "--foreground", "-c", file])
     for command in commands:
         done = run(command, timeout=20, check_status=False)
         lines = [line for line in done.stdout.splitlines() if all(str(word) in line for word in words)]
@@ -79,14 +82,26 @@ def test_missing_certificate_file():
 
 
 def test_unreadable_key_file():
-    if ROOT:
-        raise Skip("root can read everything")
+    """Root can read everything: there the agent is started by a plain user, as somebody without systemd would."""
     with Scene() as scene:
         certificate, key = identity("p256", "p256")
-        secret = scene.directory / "secret.key"
+        readable, secret = scene.directory / "readable.pem", scene.directory / "secret.key"
+        shutil.copy(certificate, readable)  # all but the key can be read, and the program run
+        readable.chmod(0o644)
         shutil.copy(key, secret)
         secret.chmod(0)
-        fails(scene, www(certificate, secret), secret, "Permission denied")
+        program = BUILD / "tlsagentd"
+        if ROOT:
+            program = scene.directory / "tlsagentd"
+            shutil.copy(BUILD / "tlsagentd", program)
+            program.chmod(0o755)
+            user = pwd.getpwnam(WORKER_USER)
+            os.chown(scene.directory, user.pw_uid, user.pw_gid)  # its sockets are there
+            program = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", program]
+        fails(scene, www(readable, secret), secret, "Permission denied", program=program)
+        secret.chmod(0o644)  # the same configuration is right, but for that
+        prefix = program if isinstance(program, list) else [program]
+        run([*prefix, "-t", "-c", scene.directory / "tlsagentd.conf"])
 
 
 def test_directory_in_place_of_a_key():

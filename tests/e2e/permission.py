@@ -4,10 +4,11 @@ import grp
 import os
 import pathlib
 import pwd
+import re
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import ROOT, WORKER_USER, Scene, check, client, context, main  # noqa: E402
+from e2e import ROOT, WORKER_USER, Scene, check, client, context, facts, main, wait_until  # noqa: E402
 
 STRANGER = "games"
 
@@ -48,6 +49,77 @@ def test_group_opens_a_context():
             "workers {", f'workers {{ groups = {{"{group}"}} '))
         worker = scene.worker(agent, "echo")
         client("echo", worker.port, 13, 3)
+
+
+
+def foreign_group():
+    """A group that exists and that a worker is not in."""
+    mine = {os.getegid(), *os.getgroups(), pwd.getpwnam(WORKER_USER).pw_gid}
+    return next(group.gr_name for group in grp.getgrall() if group.gr_gid not in mine and WORKER_USER not in group.gr_mem)
+
+
+def test_wrong_group_is_refused():
+    groups = f'workers {{ groups = {{"{foreign_group()}"}} '
+    stranger = STRANGER if ROOT else "daemon"
+    with Scene() as scene:
+        agent = scene.agent(context("other", "p256", users=[stranger]).replace("workers {", groups),
+                            context("www", "p256"))
+        refused(scene.worker(agent, "echo", name="other"), ["other"])
+        worker = scene.worker(agent, "echo")  # the same user's own context is open all the while
+        client("echo", worker.port, 13, 3)
+        counters = {known["name"]: known["started"] for known in agent.status()["contexts"]}
+        check(counters == {"other": 0, "www": 1}, counters)
+
+
+def test_a_group_alone_that_the_worker_is_not_in():
+    with Scene() as scene:
+        only = context("www", "p256", users=["root" if ROOT else "daemon"])
+        only = only.replace(re.search(r"workers \{.*\}", only).group(0), f'workers {{ groups = {{"{foreign_group()}"}} }}')
+        refused(scene.worker(scene.agent(only), "echo"), ["www"])
+
+
+def test_dedicated_cells_are_apart():
+    """A context with cells of its own: other processes, and no channel for who may use only the other."""
+    with Scene() as scene:
+        agent = scene.agent(context("www", "p256"), context("own", "rsa", cells='"dedicated"'),
+                            context("closed", "p384", users=["root" if ROOT else "daemon"], cells='"dedicated"'), cells=2)
+        status = agent.status()
+        groups = {known["name"]: known["group"] for known in status["contexts"]}
+        check(sorted(groups.values()) == [0, 1, 2] and groups["www"] == 0, groups)
+        pids = {}
+        for process in status["processes"]:
+            if process["role"] in ("keeper", "handshaker"):
+                pids.setdefault((process["role"], process["group"]), set()).add(process["pid"])
+        check(sorted(pids) == [(role, group) for role in ("handshaker", "keeper") for group in range(3)], pids)
+        check(all(len(some) == 2 for some in pids.values()) and len(set.union(*pids.values())) == 12, pids)
+        check(status["keys"] == 3, status["keys"])
+
+        # Who may use two of the contexts gets channels to exactly their cells.
+        server = scene.server(agent, name="www", workers=1)
+        wanted = {group: int(group != groups["closed"]) for group in range(3)}
+
+        def channels():
+            counts = {}
+            for process in agent.status()["processes"]:
+                if process["role"] == "handshaker":
+                    counts.setdefault(process["group"], set()).add(process["workers"])
+            return counts
+        wait_until(lambda: channels() == {group: {count} for group, count in wanted.items()}, 5,
+                   "the worker has channels to the cells of its contexts only")
+
+        def signatures():
+            return {group: sum(process["signatures"] for process in agent.status()["processes"]
+                               if process["role"] == "keeper" and process["group"] == group) for group in range(3)}
+        before = signatures()
+        for _ in range(4):
+            check(int(facts(server.port)["agent pid"].split()[0]) in pids["handshaker", 0], "a cell of another group")
+        wait_until(lambda: signatures()[0] >= before[0] + 4, 5, "the signatures are counted")
+        after = signatures()
+        check((after[1], after[2]) == (before[1], before[2]), "keepers of other groups signed:", before, after)
+        own = scene.server(agent, name="own", workers=1)
+        check(int(facts(own.port)["agent pid"].split()[0]) in pids["handshaker", groups["own"]], "a cell of another group")
+        refused(scene.worker(agent, "echo", name="closed"), ["closed"])
+        check(channels()[groups["closed"]] == {0}, channels())
 
 
 main()
