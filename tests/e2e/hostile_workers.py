@@ -10,7 +10,8 @@ import textwrap
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import BUILD, ROOT, WORKER_USER, Process, Scene, Skip, check, context, facts, free_port, main, wait_until  # noqa: E402
+from e2e import (BUILD, ROOT, WORKER_USER, Process, Scene, Skip, check, context, facts, free_port, main,  # noqa: E402
+                 root_only, wait_until)
 
 
 def test_table_of_hostile_messages():
@@ -20,7 +21,7 @@ def test_table_of_hostile_messages():
         server = scene.server(agent)
         facts(server.port)
         roles = agent.roles()
-        before = agent.fds() if ROOT else None
+        before = agent.fds() if root_only("fds_of_the_agent_after_hostile_messages") else None
         hostile = Process(scene, "hostile", [BUILD / "tests/peers/hostile_worker", agent.socket, "www", "other",
                                              WORKER_USER])
         longest = requests = 0
@@ -35,8 +36,36 @@ def test_table_of_hostile_messages():
         check(hostile.text().count("ok ") > 50, "cases are missing")
         check(longest < 2, f"an honest worker had to wait for {longest:.1f} s")
         check(agent.roles() == roles, "processes were replaced:", roles, agent.roles())
-        if ROOT:
+        if before:
             wait_until(lambda: agent.fds() == before, 5, f"the agent's fds are as before: {before}, {agent.fds()}")
+
+
+def test_flood_of_requests_whose_answers_nobody_reads():
+    """It meets the only cell, where an honest worker's handshakes go on; afterwards nothing is left of it."""
+    with Scene() as scene:
+        agent = scene.agent(context("www"), cells=1)
+        server = scene.server(agent)
+        for _ in range(3):
+            facts(server.port)
+        roles = agent.roles()
+        before = agent.fds() if root_only("fds_of_the_agent_after_a_flood") else None
+        hostile = Process(scene, "hostile", [BUILD / "tests/peers/hostile_worker", agent.socket, "www", "www",
+                                             WORKER_USER, "flood"], stdin=subprocess.PIPE)
+        hostile.wait_for("^flooding$")
+        longest = 0
+        for _ in range(30):
+            start = time.monotonic()
+            facts(server.port)
+            longest = max(longest, time.monotonic() - start)
+        check(hostile.alive(), "the flood ended too early:", hostile.text())
+        hostile.process.stdin.close()
+        requests, channels = map(int, hostile.wait_for(r"^flooded (\d+) requests, (\d+) channels$").groups())
+        print(f"30 honest requests beside {requests} of a flood on {channels} channels; the longest took {longest:.3f} s")
+        check(hostile.process.wait(10) == 0, hostile.text())
+        check(longest < 3, f"an honest worker had to wait for {longest:.1f} s")
+        check(agent.roles() == roles, "processes were replaced:", roles, agent.roles())
+        if before:
+            wait_until(lambda: agent.fds() == before, 10, f"the agent's fds are as before: {before}, {agent.fds()}")
 
 
 def test_a_frozen_cell_is_replaced():

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from e2e import (BUILD, Process, Scene, ca, check, context, facts_of, free_port, main, pattern, run,  # noqa: E402
@@ -173,6 +174,57 @@ def test_100_megabytes_down():
 
 def test_100_megabytes_both_ways():
     bulk(100_000_000, ("both",))
+
+
+def echo_by(command, body):
+    """Send the body with a program that copies its stdin to the connection; it must come back whole."""
+    peer = subprocess.Popen([str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                            stderr=subprocess.DEVNULL)
+    limit = threading.Timer(100, peer.kill)
+    limit.start()
+
+    def write():
+        try:
+            peer.stdin.write(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            peer.stdin.flush()  # and it stays open: some programs take its end for the connection's
+        except BrokenPipeError:
+            pass
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for line in peer.stdout:  # what the program itself says comes first
+            if line.startswith(b"HTTP/1.1 "):
+                break
+        else:
+            raise AssertionError(f"no answer: {command}")
+        check(line.startswith(b"HTTP/1.1 200 "), line, command)
+        while peer.stdout.readline() not in (b"\r\n", b""):
+            pass
+        got = peer.stdout.read(len(body))
+        check(got == body, f"{len(got)} bytes came back, not the same: {command}")
+    finally:
+        limit.cancel()
+        peer.kill()
+        peer.wait()
+        writer.join()
+
+
+def test_20_megabytes_each_way_by_other_clients():
+    """What curl does above, by the other two; and all three where the agent accepts."""
+    body = pattern(20_000_000)
+    for listeners in (False, True):
+        with Scene() as scene:
+            port = Servers(scene, listeners=listeners).ports["p256"]
+            for version in ("1.2", "1.3"):
+                echo_by(s_client(port, version, "aes256", "p256", "X25519", "-quiet", "-nocommands"), body)
+                echo_by(gnutls(port, version, "aes128", "p256", "X25519", "--logfile", scene.directory / "gnutls.log"), body)
+                if not listeners:
+                    continue
+                sent, got = scene.directory / "sent", scene.directory / "got"
+                sent.write_bytes(body)
+                run([*curl(port, version, "chacha", "p256", "X25519", "--max-time", "60", "--output", got, "--data-binary",
+                           f"@{sent}"), f"https://localhost:{port}/echo"])
+                check(got.read_bytes() == body, "curl", version, got.stat().st_size)
 
 
 def test_server_speaks_first():

@@ -45,6 +45,13 @@ class Skip(Exception):
     """The test cannot be run here; the text says why."""
 
 
+def root_only(part):
+    """True as root; else the part of a test that needs it (a name) is told as skipped, on a line of its own."""
+    if not ROOT:
+        print(f"SKIP {part}: only root may look at the fds of processes that are not dumpable")
+    return ROOT
+
+
 def check(condition, *texts):
     if not condition:
         raise AssertionError(" ".join(str(text) for text in texts))

@@ -6,6 +6,9 @@
  *   hostile_worker SOCKET CONTEXT OTHER_CONTEXT USER freeze
  *                             only a descriptor whose close() never returns (frozen.h), to the
  *                             first cell; "frozen by PID" when it is sent, then until stdin ends.
+ *   hostile_worker SOCKET CONTEXT OTHER_CONTEXT USER flood
+ *                             requests without end whose answers it does not read; "flooding" when
+ *                             1,000 are sent, then until stdin ends.
  * Exit status 77: this kernel has no FUSE
  *
  * Each case gets a fresh connection to the agent, does its one wrong thing, and sees what it gets:
@@ -534,42 +537,61 @@ try_order(void)
     close(other);
 }
 
-/* A worker that asks and asks and reads no answer. What happens to it is the agent's choice. */
-static void
-try_flood(void)
+/* One request without waiting. Returns 0, or -1 with errno. */
+static int
+send_now(int channel, const struct iovec *part, int fd)
 {
-    struct view view;
-    uint8_t packet[256] = {0, SERVICE_ACCEPT};
-    struct iovec part = {packet, 2 + accept_body(packet + 2, 1, "no-such-context")};
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(int))];
     } control;
-    int fd = tcp_connected(), sent = 0;
+    struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof(control.bytes)};
+    struct cmsghdr *rights;
 
-    view_open(&view);
-    for (int i = 0; i < 20000; i++) {
-        struct msghdr message = {.msg_iov = &part,
-                                 .msg_iovlen = 1,
-                                 .msg_control = control.bytes,
-                                 .msg_controllen = sizeof(control.bytes)};
-        struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+    memset(&control, 0, sizeof(control));
+    rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(rights), &fd, sizeof(int));
+    return sendmsg(channel, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == -1 ? -1 : 0;
+}
 
-        rights->cmsg_level = SOL_SOCKET;
-        rights->cmsg_type = SCM_RIGHTS;
-        rights->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(rights), &fd, sizeof(int));
-        if (sendmsg(view.channel, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == -1) {
-            if (errno != EAGAIN)
+/* Ask and ask and read no answer, until stdin ends. What happens to a channel is the agent's
+ * choice: when it takes no more the flood goes on with a new one. */
+static void
+flood_agent(void)
+{
+    uint8_t packet[256] = {0, SERVICE_ACCEPT};
+    const struct iovec part = {packet, 2 + accept_body(packet + 2, 1, "no-such-context")};
+    struct pollfd end = {.fd = STDIN_FILENO, .events = POLLIN};
+    int fd = tcp_connected(), sent = 0, channels = 0;
+
+    while (poll(&end, 1, 0) == 0) {
+        struct view view;
+        int blocked = 0;
+
+        view_open(&view);
+        channels++;
+        while (blocked < 20 && poll(&end, 1, 0) == 0) {
+            if (send_now(view.channel, &part, fd) == 0) {
+                blocked = 0;
+                if (++sent == 1000)
+                    puts("flooding");
+            } else if (errno == EAGAIN || errno == ETOOMANYREFS) {
+                poll(&(struct pollfd){.fd = view.channel, .events = POLLOUT}, 1, 10);
+                blocked++;
+            } else {
                 break;
-            poll(&(struct pollfd){.fd = view.channel, .events = POLLOUT}, 1, 10);
-        } else {
-            sent++;
+            }
         }
+        view_close(&view);
     }
-    printf("ok %d requests whose answers nobody reads\n", sent);
-    view_close(&view);
     close(fd);
+    printf("flooded %d requests, %d channels\n", sent, channels);
 }
 
 /* A descriptor that freezes who closes it. */
@@ -595,14 +617,14 @@ main(int argc, char **argv)
     int frozen = -1, server = -1;
 
     if (argc != 5 && argc != 6) {
-        fputs("usage: hostile_worker SOCKET CONTEXT OTHER_CONTEXT USER\n", stderr);
+        fputs("usage: hostile_worker SOCKET CONTEXT OTHER_CONTEXT USER [freeze|flood]\n", stderr);
         return 2;
     }
     socket_path = argv[1];
     context = argv[2];
     other_context = argv[3];
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (argc == 6) {
+    if (argc == 6 && strcmp(argv[5], "freeze") == 0) {
         frozen = frozen_open(&server);
         if (frozen == -1) {
             printf("no FUSE here: %s\n", strerror(errno));
@@ -619,6 +641,10 @@ main(int argc, char **argv)
         freeze_cell(frozen, server);
         return 0;
     }
+    if (argc == 6 && strcmp(argv[5], "flood") == 0) {
+        flood_agent();
+        return 0;
+    }
     try_packets();
     try_sizes();
     try_garbage();
@@ -626,6 +652,5 @@ main(int argc, char **argv)
     try_context("a context that does not exist", "no-such-context");
     try_context("a context of somebody else", other_context);
     try_order();
-    try_flood();
     return failures > 0;
 }
