@@ -6,7 +6,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import BUILD, ROOT, Process, Scene, ca, check, context, facts, free_port, main, tls_connect, wait_until  # noqa: E402
+from e2e import BUILD, Process, Scene, ca, check, context, facts, free_port, main, root_only, tls_connect, wait_until  # noqa: E402
 
 DEADLINE = 2
 
@@ -21,7 +21,7 @@ def others_do_not_wait(port, until):
 
 
 def silent_clients(scene, agent, port, count=200):
-    before = agent.fds() if ROOT else None
+    before = agent.fds() if root_only("fds_of_the_agent_after_silent_clients") else None
     facts(port)
     start = time.monotonic()
     silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
@@ -45,7 +45,7 @@ def silent_clients(scene, agent, port, count=200):
     print(f"{ended} silent clients were gone after {took:.2f} s")
     check(ended == count and DEADLINE * 0.9 < took < DEADLINE + 2, "deadline")
     facts(port)
-    if ROOT:
+    if before:
         wait_until(lambda: agent.fds() == before, 5, f"the agent's fds are as before: {before} {agent.fds()}")
 
 
