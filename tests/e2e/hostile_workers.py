@@ -20,6 +20,7 @@ def test_table_of_hostile_messages():
         agent = scene.agent(context("www", listen=f'{{"127.0.0.1:{free_port()}"}}'), context("other", "p256", users=others or ["root"]), max_channels=1000)
         server = scene.server(agent)
         facts(server.port)
+        agent.wait_for_channels(2)
         roles = agent.roles()
         before = agent.fds() if root_only("fds_of_the_agent_after_hostile_messages") else None
         hostile = Process(scene, "hostile", [BUILD / "tests/peers/hostile_worker", agent.socket, "www", "other",
@@ -47,6 +48,7 @@ def test_flood_of_requests_whose_answers_nobody_reads():
         server = scene.server(agent)
         for _ in range(3):
             facts(server.port)
+        agent.wait_for_channels(2)
         roles = agent.roles()
         before = agent.fds() if root_only("fds_of_the_agent_after_a_flood") else None
         hostile = Process(scene, "hostile", [BUILD / "tests/peers/hostile_worker", agent.socket, "www", "www",

@@ -37,6 +37,7 @@ def test_20000_mixed_handshakes():
             return {**agent.rss(), **{pid: process_rss(pid) for pid in workers}}
         names = {**agent.roles(), agent.pid: "supervisor", **{pid: "worker" for pid in workers}}
         handshakes(scene, server, 200)
+        agent.wait_for_channels(8)
         before = wait_until(fds, 1, "fds")
         handshakes(scene, server, HALF)
         wait_until(lambda: fds() == before, 5, f"fds are as before: {before}")

@@ -21,6 +21,7 @@ def others_do_not_wait(port, until):
 
 
 def silent_clients(scene, agent, port, count=200):
+    agent.wait_for_channels(2)
     before = agent.fds() if root_only("fds_of_the_agent_after_silent_clients") else None
     facts(port)
     start = time.monotonic()

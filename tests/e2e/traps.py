@@ -173,6 +173,7 @@ def test_worker_that_reads_during_the_handshake():
         server = scene.server(agent)
         worker = scene.worker(agent, "steal")
         facts(server.port)
+        agent.wait_for_channels(3)
         before = agent.fds() if root_only("fds_of_the_agent_after_stolen_bytes") else None
         for _ in range(4):
             slow = Process(scene, "slow", [BUILD / "tests/peers/client", "slow", worker.port, ca(), 13, 2])

@@ -253,6 +253,11 @@ class Agent:
             raise Skip("only root may look at the fds of processes that are not dumpable")
         return {pid: process_fds(pid) for pid in (self.pid, *self.roles())}
 
+    def wait_for_channels(self, count):
+        """Until every handshaker has channels to so many workers: before that its fds still grow."""
+        wait_until(lambda: all(process["workers"] == count for process in self.status()["processes"]
+                               if process["role"] == "handshaker"), 20, f"{count} channels to every handshaker")
+
     def rss(self):
         return {pid: process_rss(pid) for pid in (self.pid, *self.roles())}
 
