@@ -306,9 +306,10 @@ try_identity(struct run *run, size_t context, const struct generation_identity *
         if (try_plan(run, &plan, error) == -1)
             return -1;
     }
-    plan.resume = true;
-    return facts->tickets > 0 && facts->verify == CONFIG_VERIFY_NONE ? try_plan(run, &plan, error)
-                                                                     : 0;
+    /* The test's client brings tickets only, and no certificate. */
+    plan.resume = facts->tickets > 0 && facts->verify == CONFIG_VERIFY_NONE &&
+                  (version == TRAFFIC_TLS_1_3 || facts->tickets_tls12);
+    return plan.resume ? try_plan(run, &plan, error) : 0;
 }
 
 /* Have an earlier context's keys of this type been through the same algorithms? */
