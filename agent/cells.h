@@ -20,7 +20,7 @@
 
 #define CELLS_START_MS       10000 /* from exec to READY */
 #define CELLS_PING_MS        500   /* between questions to each process */
-#define CELLS_SILENCE_MS     1500  /* without an answer: the process is stalled */
+#define CELLS_SILENCE_MS     2000  /* without an answer: the process is stalled */
 #define CELLS_STABLE_MS      10000 /* up for so long: the next death is replaced at once */
 #define CELLS_BACKOFF_MIN_MS 100
 #define CELLS_BACKOFF_MAX_MS 10000
@@ -83,6 +83,7 @@ struct cells {
     struct cell *list; /* owned */
     unsigned count;
     struct loop_timer ping_timer;
+    uint64_t pinged;                       /* ms: when it last fired */
     struct control_context_counters *dead; /* owned; sums of ended handshakers, by context */
     uint8_t *buffer;                       /* owned; CHANNEL_BUFFER_SIZE */
 };

@@ -35,7 +35,7 @@ def test_table_of_hostile_messages():
         print(f"{requests} honest requests meanwhile; the longest took {longest:.3f} s")
         check(hostile.process.returncode == 0, hostile.text())
         check(hostile.text().count("ok ") > 50, "cases are missing")
-        check(longest < 2, f"an honest worker had to wait for {longest:.1f} s")
+        check(longest < 5, f"an honest worker had to wait for {longest:.1f} s")
         check(agent.roles() == roles, "processes were replaced:", roles, agent.roles())
         if before:
             wait_until(lambda: agent.fds() == before, 5, f"the agent's fds are as before: {before}, {agent.fds()}")

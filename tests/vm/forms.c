@@ -158,7 +158,7 @@ shake_hands(struct pair *pair, bool hold)
         CHECK(SSL_get_error(pair->peer.ssl, result) == SSL_ERROR_WANT_READ, "handshake failed: %s",
               tlsagent_error(pair->conn));
         peer_flush(&pair->peer);
-        CHECK(poll(ready, over == TLSAGENT_WANT_POLLIN ? 2 : 1, PEER_TIMEOUT) > 0,
+        CHECK(poll(ready, over == TLSAGENT_WANT_POLLIN ? 2 : 1, 6 * PEER_TIMEOUT) > 0,
               "the server says nothing during the handshake");
         if (ready[1].revents != 0 && over == TLSAGENT_WANT_POLLIN)
             over = tlsagent_handshake(pair->conn);
