@@ -60,7 +60,7 @@ list() {
     *)
         limit=300
         [ "$kind" != soak ] || limit=$((${SOAK_MINUTES:-10} * 120 + 600))
-        [ "$kind" != vm ] || limit=400 # an emulated machine
+        [ "$kind" != vm ] || limit=900 # an emulated machine
         for file in tests/"$kind"/*.py; do
             [ -e "$file" ] || continue
             name=$(basename "$file" .py)

@@ -117,6 +117,7 @@ context "www" {
         key = "/agent/localhost.key"
     }
     workers { users = {"root", "www-data"} }
+    deadline = 60
 }
 context "fixed" {
     identity "localhost" {
@@ -125,6 +126,7 @@ context "fixed" {
     }
     prefer_rekey = true
     workers { users = {"root", "www-data"} }
+    deadline = 60
 }
 """
 
