@@ -256,7 +256,7 @@ void
 channel_close(int channel)
 {
     struct channel_message message;
-    char byte;
+    char byte = 0;
 
     /* Nothing more comes in; the queue can still be read. No rule allows anything: each message is
      * cut off, refused, and its fds closed. */

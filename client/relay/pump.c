@@ -342,7 +342,7 @@ pass_on(struct pump *pump, const struct pump_scene *scene, const uint8_t *data, 
     } else if (size >= pump->out_window) {
         widen(&pump->out_window);
     }
-    if (data == pump->out_rest.data + pump->out_rest.start && pump->out_rest.data != NULL) {
+    if (pump->out_rest.data != NULL && data == pump->out_rest.data + pump->out_rest.start) {
         rest_take(&pump->out_rest, (size_t)taken);
     } else if ((size_t)taken < size &&
                !rest_keep(&pump->out_rest, data + taken, size - (size_t)taken)) {
