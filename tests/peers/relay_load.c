@@ -245,9 +245,10 @@ run_line(void *argument)
 static int
 run(const char *ca, size_t count, unsigned seed)
 {
-    struct line *lines = calloc(count, sizeof(*lines));
+    static struct line *lines; /* live to the end */
     struct timespec nap_time = {.tv_nsec = 10000000};
 
+    lines = calloc(count, sizeof(*lines));
     context = SSL_CTX_new(TLS_client_method());
     SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                   SSL_MODE_RELEASE_BUFFERS);
