@@ -4,7 +4,6 @@
  * The agent tells which processes there are and what they say about themselves; the rest is read
  * from /proc here, and compared with the table (sandbox/policy.c).
  */
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -233,40 +232,14 @@ show(const struct tool_report *report, bool json)
 int
 tool_sandbox(int argc, char **argv)
 {
-    enum { OPTION_JSON = 256, OPTION_SOCKET, OPTION_HELP };
-    static const struct option options[] = {
-        {"json", no_argument, NULL, OPTION_JSON},
-        {"socket", required_argument, NULL, OPTION_SOCKET},
-        {"help", no_argument, NULL, OPTION_HELP},
-        {NULL, 0, NULL, 0},
-    };
-    const char *path = tool_default_socket();
+    const char *path;
     struct tool_report report;
     struct error error = {""};
     bool json = false;
-    int option, status;
+    int status;
 
-    while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-        switch (option) {
-        case OPTION_JSON:
-            json = true;
-            break;
-        case OPTION_SOCKET:
-            path = optarg;
-            break;
-        case 'h':
-        case OPTION_HELP:
-            fputs(usage, stdout);
-            return TOOL_OK;
-        default:
-            fputs(usage, stderr);
-            return TOOL_USAGE;
-        }
-    }
-    if (optind < argc) {
-        fprintf(stderr, "tlsagent sandbox: unexpected argument \"%s\"\n%s", argv[optind], usage);
-        return TOOL_USAGE;
-    }
+    if (!tool_parse_options(argc, argv, usage, &path, &json, &status))
+        return status;
     if (tool_fetch_report(path, &report, &error) == -1) {
         fprintf(stderr, "tlsagent: %s\n", error.text);
         return TOOL_FAIL;

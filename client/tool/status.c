@@ -340,43 +340,59 @@ tool_default_socket(void)
     return path != NULL && path[0] != '\0' ? path : ADMIN_DEFAULT_SOCKET;
 }
 
-int
-tool_status(int argc, char **argv)
+bool
+tool_parse_options(int argc, char **argv, const char *usage_text, const char **path, bool *json,
+                   int *status)
 {
-    enum { OPTION_JSON = 256, OPTION_SOCKET, OPTION_HELP };
+    enum { OPTION_SOCKET = 256, OPTION_HELP, OPTION_JSON };
     static const struct option options[] = {
-        {"json", no_argument, NULL, OPTION_JSON},
+        {"json", no_argument, NULL, OPTION_JSON}, /* first: left out where there is none */
         {"socket", required_argument, NULL, OPTION_SOCKET},
         {"help", no_argument, NULL, OPTION_HELP},
         {NULL, 0, NULL, 0},
     };
-    const char *path = tool_default_socket();
-    struct tool_report report;
-    struct error error = {""};
-    bool json = false;
     int option;
 
-    while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+    *path = tool_default_socket();
+    while ((option = getopt_long(argc, argv, "h", json != NULL ? options : options + 1, NULL)) !=
+           -1) {
         switch (option) {
         case OPTION_JSON:
-            json = true;
+            *json = true;
             break;
         case OPTION_SOCKET:
-            path = optarg;
+            *path = optarg;
             break;
         case 'h':
         case OPTION_HELP:
-            fputs(usage, stdout);
-            return TOOL_OK;
+            fputs(usage_text, stdout);
+            *status = TOOL_OK;
+            return false;
         default:
-            fputs(usage, stderr);
-            return TOOL_USAGE;
+            fputs(usage_text, stderr);
+            *status = TOOL_USAGE;
+            return false;
         }
     }
-    if (optind < argc) {
-        fprintf(stderr, "tlsagent status: unexpected argument \"%s\"\n%s", argv[optind], usage);
-        return TOOL_USAGE;
-    }
+    if (optind == argc)
+        return true;
+    fprintf(stderr, "tlsagent %s: unexpected argument \"%s\"\n%s", argv[0], argv[optind],
+            usage_text);
+    *status = TOOL_USAGE;
+    return false;
+}
+
+int
+tool_status(int argc, char **argv)
+{
+    const char *path;
+    struct tool_report report;
+    struct error error = {""};
+    bool json = false;
+    int status;
+
+    if (!tool_parse_options(argc, argv, usage, &path, &json, &status))
+        return status;
     if (tool_fetch_report(path, &report, &error) == -1) {
         fprintf(stderr, "tlsagent: %s\n", error.text);
         return TOOL_FAIL;

@@ -4,6 +4,8 @@
 #ifndef CLIENT_TOOL_TOOL_H
 #define CLIENT_TOOL_TOOL_H
 
+#include <stdbool.h>
+
 #include "protocol/control.h"
 #include "protocol/error.h"
 
@@ -33,6 +35,12 @@ struct tool_report {
 
 /* The path of the control socket if none is given. */
 const char *tool_default_socket(void);
+
+/* The options of commands that talk to the control socket: --socket, --help, and --json unless json
+ * is NULL. argv[0] is the command's name. Returns false if there is nothing more to do: *status is
+ * the exit status, and what there was to say has been said. */
+bool tool_parse_options(int argc, char **argv, const char *usage_text, const char **path,
+                        bool *json, int *status);
 
 /* Send one request without a body and take the answer; report stays empty but for the answer to
  * ADMIN_STATUS. wait_ms: for each message. Returns 0, or -1 with an error. */
