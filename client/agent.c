@@ -207,6 +207,7 @@ tlsagent_open(const char *path)
         return NULL;
     agent->epoll = agent->timer = agent->greeting = -1;
     agent->pull_forms = CONN_FORMS_AUTO;
+    agent->turn = (unsigned)getpid(); /* processes with one connection each share all cells too */
     TAILQ_INIT(&agent->prepared);
     TAILQ_INIT(&agent->waiting);
     TAILQ_INIT(&agent->finished);

@@ -275,10 +275,11 @@ def test_handshake_of_the_other_cell_is_not_disturbed():
         agent = scene.agent(cells=2)
         server = scene.server(agent, workers=1)
         wait_until(lambda: not busy(agent), 5, "no handshake is in progress")
-        first, second = HalfHandshake(server.port), HalfHandshake(server.port)
+        first = HalfHandshake(server.port)
         first.begin()
         victim = wait_until(lambda: busy(agent), 5, "a cell has the first handshake").pop()
-        second.begin()  # goes to the cell with less to do
+        second = HalfHandshake(server.port)  # only now: a connection alone is a handshake in progress
+        second.begin()                       # goes to the cell with less to do
         wait_until(lambda: len(busy(agent)) == 2, 5, "the other cell has the second handshake")
         os.kill(victim, signal.SIGKILL)
         check(first.ended(), "the connection stays open")
