@@ -87,6 +87,24 @@ handover_take(const char *name)
     return -1;
 }
 
+int
+handover_take_listener(const struct sockaddr *address, socklen_t size)
+{
+    for (size_t i = 0; i < came_count; i++) {
+        struct sockaddr_storage bound = {.ss_family = AF_UNSPEC};
+        socklen_t bound_size = sizeof(bound), flag_size = sizeof(int);
+        int fd = came[i].fd, listens = 0;
+
+        if (fd != -1 && getsockname(fd, (struct sockaddr *)&bound, &bound_size) == 0 &&
+            bound_size == size && memcmp(&bound, address, size) == 0 &&
+            getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &flag_size) == 0 && listens) {
+            came[i].fd = -1;
+            return fd;
+        }
+    }
+    return -1;
+}
+
 /* One datagram to the service manager, perhaps with an fd. */
 static void
 notify(const char *text, int fd)
@@ -149,20 +167,38 @@ handover_close_rest(void)
     }
 }
 
-void
-handover_put(const char *name, int fd)
+static bool
+keep(const char *name, int fd)
 {
-    char text[NOTIFY_MAX];
     size_t i = 0;
 
     while (i < put_count && strcmp(put[i].name, name) != 0)
         i++;
     if (i == HANDOVER_MAX)
-        return;
+        return false;
     if (i == put_count)
         put_count++;
     snprintf(put[i].name, sizeof(put[i].name), "%s", name);
     put[i].fd = fd;
+    return true;
+}
+
+void
+handover_put_listener(unsigned number, int fd)
+{
+    char name[HANDOVER_NAME_MAX];
+
+    snprintf(name, sizeof(name), "listen.%u", number);
+    (void)keep(name, fd);
+}
+
+void
+handover_put(const char *name, int fd)
+{
+    char text[NOTIFY_MAX];
+
+    if (!keep(name, fd))
+        return;
     forget(name); /* of an earlier instance, or an earlier secret */
     snprintf(text, sizeof(text), "FDSTORE=1\nFDNAME=%.*s", HANDOVER_NAME_MAX - 1, name);
     notify(text, fd);
@@ -173,7 +209,7 @@ static bool
 place_fds(void)
 {
     for (size_t i = 0; i < put_count; i++) {
-        put[i].fd = fcntl(put[i].fd, F_DUPFD_CLOEXEC, FIRST_FD + HANDOVER_MAX);
+        put[i].fd = fcntl(put[i].fd, F_DUPFD_CLOEXEC, FIRST_FD + (int)put_count);
         if (put[i].fd == -1)
             return false;
     }

@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "agent/handover.h"
 #include "agent/log.h"
 
 #define BACKLOG 4096 /* the kernel caps it at net.core.somaxconn */
@@ -35,8 +36,14 @@ open_tcp(const struct config_context *context, const struct config_listen *addre
          struct error *error)
 {
     const int on = 1;
-    int fd = socket(address->address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int fd =
+        handover_take_listener((const struct sockaddr *)&address->address, address->address_size);
 
+    if (fd != -1 && fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) == 0)
+        return fd;
+    if (fd != -1)
+        close(fd);
+    fd = socket(address->address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd == -1)
         return error_set(error, "context \"%s\": listen %s: socket: %s", context->name,
                          address->text, strerror(errno));

@@ -1,6 +1,7 @@
 /*
  * listen.h: the listening sockets that the supervisor opens: the contexts' TCP ones (handed to
- * handshakers, never accepted on here) and the agent's two Unix ones.
+ * handshakers, never accepted on here; over an upgrade the old instance's, with the connections
+ * that wait in them) and the agent's two Unix ones.
  */
 #ifndef AGENT_LISTEN_H
 #define AGENT_LISTEN_H

@@ -300,7 +300,8 @@ begin_upgrade(void *data, struct error *error)
     return false;
 }
 
-/* Workers' connections go on; workers find the new instance as after any restart. */
+/* Workers' connections go on; workers find the new instance as after any restart. Clients that
+ * connect meanwhile wait in the listening sockets. */
 static void __attribute__((noreturn)) become_new(struct supervisor *supervisor)
 {
     char name[] = "tlsagentd", file_option[] = "-c", foreground[] = "--foreground";
@@ -312,6 +313,8 @@ static void __attribute__((noreturn)) become_new(struct supervisor *supervisor)
     listen_remove_unix(&supervisor->socket);
     listen_remove_unix(&supervisor->control);
     cells_stop(&supervisor->cells);
+    for (size_t i = 0; i < supervisor->listener_count; i++)
+        handover_put_listener((unsigned)i, supervisor->listeners[i].fd);
     (void)handover_exec(supervisor->program, argv, &error);
     log_error("%s", error.text);
     exit(1);

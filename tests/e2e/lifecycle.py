@@ -12,7 +12,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import (SANITIZED, Scene, answers, ca, check, children, client, context, facts, fetch, free_port, main,  # noqa: E402
+from e2e import (BUILD, SANITIZED, Scene, answers, ca, check, children, client, context, facts, fetch, free_port, main,  # noqa: E402
                  tls_connect, wait_until)
 
 
@@ -290,6 +290,31 @@ def test_handshake_of_the_other_cell_is_not_disturbed():
         check(len(re.findall("during the handshake", server.text())) == 1, "another one failed, too:", server.text())
         first.close()
         second.close()
+
+
+def test_upgrade_refuses_no_connection():
+    """The agent's own listening socket is handed on: who connects in the middle of an upgrade waits, and is served."""
+    with Scene() as scene:
+        port = free_port()
+        agent = scene.agent(context("www", listen=f'{{"127.0.0.1:{port}"}}'), cells=2)
+        scene.server(agent, listener=port)
+        before = set(agent.roles())
+        upgrade = subprocess.Popen([BUILD / "tlsagent", "upgrade", "--socket", agent.control])
+        verified = ssl.create_default_context(cafile=ca())
+        served, cut, end = 0, [], None
+        while end is None or time.monotonic() < end:
+            raw = socket.create_connection(("127.0.0.1", port), timeout=15)  # a refusal ends the test
+            try:
+                with verified.wrap_socket(raw, server_hostname="localhost") as connection:
+                    fetch(connection)
+                served += 1
+            except (OSError, AssertionError) as reason:
+                cut.append(reason)
+            if end is None and upgrade.poll() is not None and not before & set(agent.roles() or before):
+                end = time.monotonic() + 0.5
+        print(f"{served} connections served during the upgrade, cut: {cut}")
+        check(upgrade.wait() == 0, "the upgrade failed")
+        check(served > 20 and len(cut) <= 1, "more than the one in progress when the old cells ended:", cut)
 
 
 def test_agent_ends_cleanly_on_sigterm():
