@@ -133,12 +133,15 @@ ATTACKS := $(BUILD)/tests/sandbox/test_attacks
 $(ATTACKS): $(BUILD)/tests/sandbox/test_attacks.o $(SANDBOX) $(PROTOCOL)
 	$(Q)$(LINK) -Wl,--wrap=seccomp_enter,--wrap=limits_set $^ -o $@ $(AGENT_LIBS)
 # No sandbox at all, to measure what it costs.
-OPEN := $(BUILD)/tests/sandbox/tlsagentd-open $(BUILD)/tests/sandbox/tlsagentd-short
+OPEN := $(addprefix $(BUILD)/tests/,sandbox/tlsagentd-open sandbox/tlsagentd-short e2e/tlsagentd-clock)
 $(BUILD)/tests/sandbox/tlsagentd-open: $(BUILD)/tests/sandbox/open_sandbox.o $(BUILD)/agent/main.o $(AGENT) $(SANDBOX) $(PROTOCOL)
 	$(Q)$(LINK) -Wl,--wrap=sandbox_enter $^ -o $@ $(AGENT_LIBS)
 # One system call fewer than the handshaker needs: the self-test must find it.
 $(BUILD)/tests/sandbox/tlsagentd-short: $(BUILD)/tests/sandbox/short_policy.o $(BUILD)/agent/main.o $(AGENT) $(SANDBOX) $(PROTOCOL)
 	$(Q)$(LINK) -Wl,--wrap=policy_find $^ -o $@ $(AGENT_LIBS)
+# A clock that tests can set.
+$(BUILD)/tests/e2e/tlsagentd-clock: $(BUILD)/tests/e2e/clock.o $(BUILD)/agent/main.o $(AGENT) $(SANDBOX) $(PROTOCOL)
+	$(Q)$(LINK) $^ -o $@ $(AGENT_LIBS)
 $(PEERS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtlsagent.a $(PROTOCOL)
 	$(Q)$(LINK) $^ -o $@ -lssl $(CLIENT_LIBS)
 $(BENCH): $(BUILD)/tests/bench/%: $(BUILD)/tests/bench/%.o
