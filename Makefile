@@ -203,7 +203,7 @@ fuzz fuzz-coverage:
 fuzz-programs: $(FUZZERS)
 .PHONY: fuzz-coverage fuzz-programs
 
-unit-programs: $(UNIT) $(HOSTILE)
+unit-programs: $(UNIT) $(HOSTILE) $(BUILD)/tlsagent-relay
 test-programs: unit-programs $(PEERS) $(ATTACKS) $(OPEN) $(BUILD)/tests/vm/forms
 .PHONY: unit-programs test-programs
 

@@ -89,10 +89,11 @@ struct tlsagent_conn {
     char *error;                  /* allocated; NULL: none, or no memory for it */
     void *data;                   /* the caller's */
     uint64_t serial;              /* delivered and not yet taken: of the channel that it came by */
-    int fd;
-    int16_t alert; /* -1: none */
-    uint8_t code;  /* enum tlsagent_error_code */
-    uint8_t phase; /* enum conn_phase */
+    uint64_t plain_inode;         /* form STREAM: of the socket that fd named when we made it */
+    int fd;                       /* form STREAM: the plain descriptor */
+    int16_t alert;                /* -1: none */
+    uint8_t code;                 /* enum tlsagent_error_code */
+    uint8_t phase;                /* enum conn_phase */
     bool owns_fd;
     bool delivered; /* accepted by the agent */
     bool plain;     /* the kernel form, for plain read() and write() */
@@ -284,6 +285,14 @@ void conn_dispatch(struct tlsagent_conn *conn);
 bool conn_retry(struct tlsagent_conn *conn, bool proven);
 /* It has waited long enough. */
 void conn_expire(struct tlsagent_conn *conn);
+
+/* ---- plain.c ---- */
+
+/* Form STREAM: the plain descriptor is this one. */
+void conn_set_plain(struct tlsagent_conn *conn, int fd, bool owns_fd);
+
+/* ... and it still is: it belongs to the caller, who may have closed it. -1: the error says so. */
+int conn_check_plain(struct tlsagent_conn *conn);
 
 /* ---- facts.c ---- */
 

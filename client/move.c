@@ -7,6 +7,9 @@
  * whole or not at all; once it has it, there is no way back: if the receiver dies first, the kernel
  * closes the connection.
  *
+ * In the stream form the relay owns the record state, before and after: what moves is the plain
+ * descriptor, with the facts.
+ *
  * Trust: the other process may be another user's. What it sent is checked here and in
  * protocol/move.c; a message that does not fit gives a connection that has failed, with a text.
  */
@@ -120,6 +123,15 @@ describe_facts(const struct tlsagent_conn *conn, struct move_connection *m)
     m->chain_size = facts->chain_size;
 }
 
+/* Form STREAM: the relay has the records, the descriptor is all that moves. */
+static void
+describe_plain(const struct tlsagent_conn *conn, struct move_connection *m)
+{
+    m->state.suite = conn->facts->suite->id;
+    m->state.max_fragment = TRAFFIC_PLAINTEXT_MAX;
+    m->owed_alert = m->read_failure.alert = m->write_failure.alert = UINT8_MAX;
+}
+
 /* Everything that can fail before the connection is given away. */
 static int
 parcel_pack(struct parcel *parcel, struct tlsagent_conn *conn)
@@ -130,8 +142,13 @@ parcel_pack(struct parcel *parcel, struct tlsagent_conn *conn)
 
     *parcel = (struct parcel){.type = MOVE_CONNECTION, .fds = {conn->fd, -1}};
     describe_facts(conn, &m);
-    if (stream_describe(&conn->stream, &m, &error) == -1)
+    if (m.form == SERVICE_FORM_STREAM) {
+        if (conn_check_plain(conn) == -1)
+            return -1;
+        describe_plain(conn, &m);
+    } else if (stream_describe(&conn->stream, &m, &error) == -1) {
         return conn_set_error(conn, conn->stream.code, "%s", error.text);
+    }
     parcel->body = malloc(CHANNEL_BODY_MAX);
     if (parcel->body == NULL) {
         rc = conn_set_error(conn, TLSAGENT_E_MEMORY, "out of memory");
@@ -189,9 +206,6 @@ tlsagent_conn_send(struct tlsagent_conn *conn, int unix_socket)
     if (conn->stopped)
         return conn_set_error(conn, TLSAGENT_E_ARGUMENT,
                               "TLS was stopped: pass the descriptor itself on");
-    if (conn->facts->form == SERVICE_FORM_STREAM)
-        return conn_set_error(conn, TLSAGENT_E_ARGUMENT,
-                              "the connection is a plain descriptor: pass that on");
     flags = fcntl(unix_socket, F_GETFL);
     if (check_carrier(conn, unix_socket) == -1 || parcel_pack(&parcel, conn) == -1)
         return -1;
@@ -239,11 +253,14 @@ check_room_for_fds(int any)
 /* A stream socket that may be a connection. That it is connected is not asked: the peer may have
  * reset it meanwhile, and the first read says so. */
 static bool
-is_connection(int fd)
+is_connection(int fd, uint8_t form)
 {
-    int type = 0, listening = 1;
+    int type = 0, listening = 1, domain = 0;
     socklen_t size = sizeof(int);
 
+    if (form == SERVICE_FORM_STREAM &&
+        (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == -1 || domain != AF_UNIX))
+        return false;
     return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM &&
            getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size) == 0 && listening == 0;
 }
@@ -307,7 +324,7 @@ unpack_connection(struct tlsagent_conn *conn, struct move_connection *m,
     struct error error = {""};
     uint8_t *bytes = NULL;
     const char *fault;
-    int rc;
+    int rc = 0;
 
     if (message->type == MOVE_CONNECTION_LARGE) {
         bytes = read_memfd(message->fds[1], m->received_size + m->unsent_size, &fault);
@@ -317,16 +334,18 @@ unpack_connection(struct tlsagent_conn *conn, struct move_connection *m,
         m->unsent = bytes + m->received_size;
     }
     conn->facts = restore_facts(m);
-    rc = conn->facts == NULL
-             ? conn_set_error(conn, TLSAGENT_E_MEMORY, "out of memory: a connection was lost")
-             : stream_restore(&conn->stream, message->fds[0], m, &error);
-    if (rc == -1)
-        conn_set_error(conn, conn->stream.code, "%s", error.text);
+    if (conn->facts == NULL)
+        rc = conn_set_error(conn, TLSAGENT_E_MEMORY, "out of memory: a connection was lost");
+    else if (m->form != SERVICE_FORM_STREAM &&
+             stream_restore(&conn->stream, message->fds[0], m, &error) == -1)
+        rc = conn_set_error(conn, conn->stream.code, "%s", error.text);
     free(bytes);
     if (rc == -1)
         return -1;
     conn->fd = channel_take_fd(message, 0);
     conn->owns_fd = true;
+    if (m->form == SERVICE_FORM_STREAM)
+        conn_set_plain(conn, conn->fd, true);
     conn->plain = (m->flags & MOVE_PLAIN) != 0;
     conn->phase = CONN_DONE;
     return 0;
@@ -348,7 +367,7 @@ unpack(struct tlsagent_conn *conn, struct channel_message *message)
         rc =
             conn_set_error(conn, TLSAGENT_E_MOVED, "the other process sent a malformed connection");
 
-    else if (!is_connection(message->fds[0]))
+    else if (!is_connection(message->fds[0], m.form))
         rc = conn_set_error(conn, TLSAGENT_E_MOVED,
                             "the other process sent something that is not a stream socket");
     else

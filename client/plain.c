@@ -1,12 +1,14 @@
 /*
  * plain.c: the stream form: a finished connection becomes a plain descriptor, for stdio, for a
  * program that is exec'd, for anything that knows nothing of TLS. One relay (client/helper.h) per
- * process serves all of them; it is started when it is first needed, and again if it has died.
+ * process serves all of them; it is started when it is first needed, and again if it has died. It
+ * outlives us: so the descriptor can be passed on like any other, with tlsagent_conn_send() too.
  */
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <openssl/crypto.h>
@@ -74,6 +76,31 @@ pass_decrypted(struct stream *stream, int fd, struct error *error)
     return 0;
 }
 
+static uint64_t
+inode_of(int fd)
+{
+    struct stat status;
+
+    return fstat(fd, &status) == 0 ? (uint64_t)status.st_ino : 0;
+}
+
+void
+conn_set_plain(struct tlsagent_conn *conn, int fd, bool owns_fd)
+{
+    conn->fd = fd;
+    conn->owns_fd = owns_fd;
+    conn->plain_inode = inode_of(fd);
+}
+
+int
+conn_check_plain(struct tlsagent_conn *conn)
+{
+    if (conn->plain_inode != 0 && inode_of(conn->fd) == conn->plain_inode)
+        return 0;
+    return conn_set_error(conn, TLSAGENT_E_ARGUMENT,
+                          "fd %d is not the connection's plain descriptor any more", conn->fd);
+}
+
 int
 tlsagent_stream_fd(struct tlsagent_conn *conn)
 {
@@ -89,6 +116,10 @@ tlsagent_stream_fd(struct tlsagent_conn *conn)
         conn_clear_error(conn);
     if (conn->phase != CONN_DONE)
         return conn_set_error(conn, TLSAGENT_E_ARGUMENT, "the handshake is not done");
+    if (conn->facts->form == SERVICE_FORM_STREAM && conn->owns_fd) { /* it came as one */
+        conn->owns_fd = false;
+        return conn->fd;
+    }
     if (conn->facts->form != SERVICE_FORM_RECORDS)
         return conn_set_error(
             conn, TLSAGENT_E_ARGUMENT,
@@ -105,8 +136,7 @@ tlsagent_stream_fd(struct tlsagent_conn *conn)
     close(pair[1]);
     if (conn->owns_fd)
         close(conn->fd);
-    conn->owns_fd = false;
-    conn->fd = -1;
+    conn_set_plain(conn, pair[0], false);
     conn->facts->form = SERVICE_FORM_STREAM;
     return pair[0];
 }

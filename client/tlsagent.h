@@ -176,7 +176,9 @@ int tlsagent_flush(struct tlsagent_conn *conn);
  * shutdown(SHUT_WR) sends close_notify; the peer's close_notify reads as the end; a peer that goes
  * without it reads as ECONNRESET behind its last byte. The connection's own fd must not be used any
  * more: the caller closes it if it is the caller's. The facts stay until tlsagent_close(), which no
- * longer touches the peer. -1: tlsagent_error(); the connection is as it was. */
+ * longer touches the peer, and tlsagent_conn_fd() says the plain descriptor. Of a connection that
+ * tlsagent_conn_receive() brought in the stream form: its descriptor, which is the caller's from
+ * then on. -1: tlsagent_error(); the connection is as it was. */
 int tlsagent_stream_fd(struct tlsagent_conn *conn);
 
 /* ---- closing ---- */
@@ -206,9 +208,10 @@ void tlsagent_abandon(struct tlsagent_conn *conn);
 
 /* ---- moving a connection to another process ---- */
 
-/* Give a connection whose handshake is done, in the records or the kernel form, to another process
- * (or thread): socket, record state, bytes that wait in either direction, facts. (A plain
- * descriptor, of the stream form or after tlsagent_stop(), moves as any descriptor does.)
+/* Give a connection whose handshake is done, in any form, to another process (or thread): socket,
+ * record state, bytes that wait in either direction, facts. In the stream form what moves is the
+ * plain descriptor (the one that tlsagent_conn_fd() says, which must still be open), and the relay
+ * goes on behind it. (After tlsagent_stop() a descriptor is all there is: it moves as any does.)
  * unix_socket: a connected Unix socket of type SOCK_SEQPACKET whose other end calls
  * tlsagent_conn_receive(). The caller decides who that is (SO_PEERCRED): who receives has the
  * connection and its keys.

@@ -108,6 +108,25 @@ has_no_keys(const struct traffic_keys *keys)
     return is_zero(keys->key, sizeof(keys->key)) && is_zero(keys->iv, sizeof(keys->iv));
 }
 
+/* Form STREAM: a descriptor and the facts. The relay behind it has the records. */
+static bool
+is_descriptor_only(const struct move_connection *m)
+{
+    const struct traffic_keys *keys[] = {&m->state.send, &m->state.receive};
+    uint8_t nothing[MOVE_MESSAGE_MAX] = {0};
+
+    for (size_t i = 0; i < 2; i++) {
+        if (!has_no_keys(keys[i]) || !is_zero(keys[i]->secret, sizeof(keys[i]->secret)) ||
+            keys[i]->sequence != 0 || keys[i]->explicit_nonce != 0)
+            return false;
+    }
+    return (m->flags & ~MOVE_RESUMED) == 0 && m->skip == 0 && m->idle == 0 &&
+           m->message_size == 0 && memcmp(m->message, nothing, sizeof(nothing)) == 0 &&
+           m->owed_alert == NO_ALERT && m->read_failure.kind == MOVE_NO_FAILURE &&
+           m->write_failure.kind == MOVE_NO_FAILURE && m->plain_size == 0 &&
+           m->received_size == 0 && m->unsent_size == 0;
+}
+
 /* What the receiver's record layer may take as given. */
 static bool
 is_sound(const struct move_connection *m)
@@ -131,7 +150,11 @@ is_sound(const struct move_connection *m)
             m->received_size > 0 || m->unsent_size > 0)
             return false;
         break;
-    default: /* form STREAM is a descriptor and nothing else: it needs no message */
+    case SERVICE_FORM_STREAM:
+        if (!is_descriptor_only(m))
+            return false;
+        break;
+    default:
         return false;
     }
     /* A handshake message is either being collected or being passed over. */

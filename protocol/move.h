@@ -73,7 +73,7 @@ struct move_connection {
     uint16_t flags; /* enum move_flag, or-ed */
     uint8_t form;   /* enum service_form, exactly one */
     uint32_t agent_pid;
-    struct traffic_state state; /* form RECORDS; else key and iv are zeros */
+    struct traffic_state state; /* KERNEL: without key and iv; STREAM: suite and fragment only */
     uint32_t skip;
     uint8_t idle;
     uint8_t message_size; /* bytes of a handshake message that came in pieces */

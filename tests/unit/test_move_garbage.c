@@ -187,6 +187,15 @@ CHANGE(two_forms, m->form = 3)
 CHANGE(unknown_form, m->form = 8)
 CHANGE(kernel_form_with_keys, m->form = SERVICE_FORM_KERNEL)
 CHANGE(stream_form_with_keys, m->form = SERVICE_FORM_STREAM)
+#define STREAM                                                                                     \
+    m->form = SERVICE_FORM_STREAM, m->flags = 0, memset(&m->state.send, 0, sizeof(m->state.send)), \
+    memset(&m->state.receive, 0, sizeof(m->state.receive))
+CHANGE(stream_form_with_a_role, (STREAM, m->flags = MOVE_SERVER))
+CHANGE(stream_form_with_a_sequence, (STREAM, m->state.send.sequence = 1))
+CHANGE(stream_form_with_a_secret, (STREAM, m->state.receive.secret[47] = 1))
+CHANGE(stream_form_with_plain_bytes, (STREAM, m->plain = good, m->plain_size = 1))
+CHANGE(stream_form_with_ciphertext, (STREAM, m->received = good, m->received_size = 1))
+CHANGE(stream_form_that_has_failed, (STREAM, m->read_failure.kind = MOVE_PEER_CLOSED))
 CHANGE(unknown_suite, m->state.suite = 0x1304)
 CHANGE(no_fragment, m->state.max_fragment = 0)
 CHANGE(large_fragment, m->state.max_fragment = 16385)
@@ -221,6 +230,12 @@ START_TEST(what_cannot_be)
         CASE(unknown_form),
         CASE(kernel_form_with_keys),
         CASE(stream_form_with_keys),
+        CASE(stream_form_with_a_role),
+        CASE(stream_form_with_a_sequence),
+        CASE(stream_form_with_a_secret),
+        CASE(stream_form_with_plain_bytes),
+        CASE(stream_form_with_ciphertext),
+        CASE(stream_form_that_has_failed),
         CASE(unknown_suite),
         CASE(no_fragment),
         CASE(large_fragment),
