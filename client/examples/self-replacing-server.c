@@ -16,6 +16,10 @@
  * library's (tlsagent_conn_send()) and one of our own with what the library does not know: here,
  * bytes that were read from the client and not yet written back.
  *
+ * With --form stream the relay, a helper process of the library, does TLS, and what is handed over
+ * is a plain descriptor. The relay outlives us and goes on: each process starts one of its own for
+ * new connections, and it ends with the last of them.
+ *
  * For systemd (FileDescriptorStoreMax= as below; Type=notify, NotifyAccess=all) the same two
  * messages wait in the queue of a socket pair; systemd keeps the reading end. So also connections
  * whose keys are in this process survive it. self-replacing/notify.c is what is needed of
@@ -27,6 +31,7 @@
  *   FileDescriptorStoreMax=512
  *   ExecStart=/usr/local/bin/self-replacing-server --context www --listen 0.0.0.0:8443
  *   ExecReload=/bin/kill -HUP $MAINPID
+ *   KillMode=process            only with --form stream: the relay must not be killed
  *
  * Trust: every byte from a client is hostile. What comes from the other process is checked by the
  * library; who it is we know, for we started it (or systemd did).
@@ -114,6 +119,7 @@ accept_clients(void)
             close(fd);
             continue;
         }
+        tlsagent_set_forms(conn, server.forms);
         tlsagent_set_data(conn, client_new(conn, fd, true));
         tlsagent_handshake(conn); /* tlsagent_next() tells how it went */
     }
@@ -171,11 +177,31 @@ listen_on(const char *text)
     return fd;
 }
 
+static unsigned
+form_of(const char *name)
+{
+    static const struct {
+        const char *name;
+        unsigned forms;
+    } known[] = {
+        {"auto", 0},
+        {"records", TLSAGENT_FORM_RECORDS},
+        {"kernel", TLSAGENT_FORM_KERNEL},
+        {"stream", TLSAGENT_FORM_RECORDS | TLSAGENT_FORM_STREAM},
+    };
+
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+        if (strcmp(name, known[i].name) == 0)
+            return known[i].forms;
+    die("--form %s: must be auto, records, kernel or stream", name);
+}
+
 static void
 parse_options(int argc, char **argv)
 {
     static const struct option options[] = {{"context", required_argument, NULL, 'c'},
                                             {"listen", required_argument, NULL, 'l'},
+                                            {"form", required_argument, NULL, 'f'},
                                             {"socket", required_argument, NULL, 's'},
                                             {NULL, 0, NULL, 0}};
     int option;
@@ -187,11 +213,14 @@ parse_options(int argc, char **argv)
             server.address = optarg;
         else if (option == 's')
             server.socket = optarg;
+        else if (option == 'f')
+            server.forms = form_of(optarg);
         else
             exit(2);
     }
     if (server.context == NULL || server.address == NULL || optind != argc)
-        die("usage: self-replacing-server --context NAME --listen ADDRESS:PORT [--socket AGENT]");
+        die("usage: self-replacing-server --context NAME --listen ADDRESS:PORT [--socket AGENT] "
+            "[--form auto|records|kernel|stream]");
     server.arguments = argv;
 }
 

@@ -8,6 +8,7 @@ import select
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,6 +16,9 @@ import threading
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from e2e import (BUILD, ROOT, SANITIZED, WORKER_USER, Process, Scene, ca, check, free_port, main,  # noqa: E402
                  process_fds, tls_connect, wait_until)
+from serve_lib import relays  # noqa: E402
+
+os.environ["TLSAGENT_RELAY"] = str(BUILD / "tlsagent-relay")
 
 AS_WORKER = ["setpriv", f"--reuid={WORKER_USER}", f"--regid={WORKER_USER}", "--clear-groups"] if ROOT else []
 
@@ -22,9 +26,10 @@ AS_WORKER = ["setpriv", f"--reuid={WORKER_USER}", f"--regid={WORKER_USER}", "--c
 class Server:
     """self-replacing-server, through all its processes."""
 
-    def __init__(self, scene, agent):
+    def __init__(self, scene, agent, form="auto"):
         self.scene = scene
         self.agent = agent
+        self.form = form
         self.file = scene.directory / "server"
         self.port = free_port()
         self.install()
@@ -37,7 +42,8 @@ class Server:
         new.rename(self.file)
 
     def command(self):
-        return [self.file, "--context", "www", "--listen", f"127.0.0.1:{self.port}", "--socket", self.agent.socket]
+        return [self.file, "--context", "www", "--listen", f"127.0.0.1:{self.port}", "--socket", self.agent.socket,
+                "--form", self.form]
 
     def start(self):
         self.process = Process(self.scene, "self-replacing-server", [*AS_WORKER, *self.command()])
@@ -122,10 +128,18 @@ class Newcomers(threading.Thread):
         check(self.failure is None, repr(self.failure))
 
 
-def test_500_live_connections_through_ten_replacements():
-    count = 100 if SANITIZED else 500
+def new_relays(before):
+    return [pid for pid in relays() if pid not in before]
+
+
+def wait_for_relays(before):
+    wait_until(lambda: not new_relays(before), 20, "every relay has ended with its last connection")
+
+
+def ten_replacements(form, count):
+    before = relays()
     with Scene() as scene:
-        server = Server(scene, scene.agent())
+        server = Server(scene, scene.agent(), form)
         process = talkers(scene, server.port, count)
         newcomers = Newcomers(server.port)
         given = []
@@ -142,10 +156,21 @@ def test_500_live_connections_through_ten_replacements():
         check(min(given) >= count, "not all connections were given away:", given)
         check(len(set(server.pids())) == 11, server.pids())
         last = server.pids()[-1]
-        wait_until(lambda: process_fds(last) < 12, 10, f"no descriptor is left over: {process_fds(last)}")
+        most = 11 + (form == "stream")  # the channel to its own relay
+        wait_until(lambda: process_fds(last) <= most, 10, f"no descriptor is left over: {process_fds(last)}")
         server.stop()
         odd = [line for line in server.process.lines() if not re.search("ready$|gave [0-9]+ connections", line)]
         check(not odd, odd)
+    wait_for_relays(before)
+
+
+def test_500_live_connections_through_ten_replacements():
+    ten_replacements("auto", 100 if SANITIZED else 500)
+
+
+def test_500_live_plain_descriptors_through_ten_replacements():
+    """The stream form: the first process's relay carries them all to the end."""
+    ten_replacements("stream", 100 if SANITIZED else 500)
 
 
 def test_program_that_does_not_start_changes_nothing():
@@ -280,14 +305,14 @@ class Service(Process):
         scene.processes.append(self)
 
 
-def test_restarts_through_the_fd_store_of_systemd():
-    count = 50 if SANITIZED else 300
+def restarts_through_the_store(form, count):
+    before = relays()
     with Scene() as scene:
         agent = scene.agent()
         manager = Manager(scene.directory)
         port = free_port()
         command = [BUILD / "examples/self-replacing-server", "--context", "www", "--listen", f"127.0.0.1:{port}",
-                   "--socket", agent.socket]
+                   "--socket", agent.socket, "--form", form]
         service = manager.spawn(scene, command)
         process = talkers(scene, port, count)
         newcomers = Newcomers(port)
@@ -299,6 +324,8 @@ def test_restarts_through_the_fd_store_of_systemd():
             print(f"stopped: {given} connections are in {names.count('connections')} stored queues")
             check(given >= count and "listener" in names and "connections" in names, given, names)
             check(process.alive(), process.text()[-3000:])
+            if form == "stream":
+                check(new_relays(before), "the relay goes on while there is no service (KillMode=process)")
             service = manager.spawn(scene, command)
             wait_until(lambda: manager.said[-1].get("FDSTOREREMOVE") == "1", 10, "the store is emptied")
             newcomers.wait_for_more()
@@ -313,6 +340,42 @@ def test_restarts_through_the_fd_store_of_systemd():
         for _, fd in manager.store:
             os.close(fd)
         manager.socket.close()
+    wait_for_relays(before)
+
+
+def test_restarts_through_the_fd_store_of_systemd():
+    restarts_through_the_store("auto", 50 if SANITIZED else 300)
+
+
+def test_restarts_of_the_stream_form_through_the_fd_store_of_systemd():
+    restarts_through_the_store("stream", 50 if SANITIZED else 150)
+
+
+def test_a_manager_that_kills_the_relay_cuts_and_never_ends_cleanly():
+    """What KillMode=control-group does: SIGTERM to all, and SIGKILL to who is left."""
+    before = relays()
+    with Scene() as scene:
+        server = Server(scene, scene.agent(), "stream")
+        connections = [tls_connect(server.port, timeout=10) for _ in range(20)]
+        for connection in connections:
+            connection.sendall(b"hello")
+            check(connection.recv(100) == b"hello")
+        for pid in new_relays(before):
+            os.kill(pid, signal.SIGTERM)
+        for connection in connections:  # it was not meant
+            connection.sendall(b"still here")
+            check(connection.recv(100) == b"still here")
+        for pid in new_relays(before):
+            os.kill(pid, signal.SIGKILL)
+        for connection in connections:
+            connection.suppress_ragged_eofs = False
+            try:
+                check(connection.recv(100) and False, "a cut connection looks as if it had ended")
+            except (ConnectionResetError, ssl.SSLError) as error:  # SSLEOFError: no close_notify
+                check(not isinstance(error, ssl.SSLZeroReturnError), error)
+            connection.close()
+        wait_until(lambda: server.process.text().count("Connection reset by peer") == 20, 10, "the server is told, too")
+        server.stop()
 
 
 main()

@@ -2,9 +2,11 @@
 #include "client/examples/self-replacing/server.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define STEPS 16 /* reads and writes for one client before it is another one's turn */
@@ -75,6 +77,33 @@ client_close(struct client *client)
     client_free(client);
 }
 
+/* What a call on a plain descriptor came to, in the library's words. */
+static ssize_t
+plain_result(ssize_t n, int want)
+{
+    return n == -1 && (errno == EAGAIN || errno == EINTR) ? want : n;
+}
+
+static ssize_t
+client_read(struct client *client)
+{
+    if (!client->plain)
+        return tlsagent_read(client->conn, client->buffer, sizeof(client->buffer));
+    return plain_result(recv(client->fd, client->buffer, sizeof(client->buffer), 0),
+                        TLSAGENT_WANT_POLLIN);
+}
+
+static ssize_t
+client_write(struct client *client)
+{
+    const char *data = client->buffer + client->start;
+    size_t size = client->end - client->start;
+
+    if (!client->plain)
+        return tlsagent_write(client->conn, data, size);
+    return plain_result(send(client->fd, data, size, MSG_NOSIGNAL), TLSAGENT_WANT_POLLOUT);
+}
+
 /* Echo until the socket wants to be waited for. */
 void
 client_step(struct client *client)
@@ -83,8 +112,7 @@ client_step(struct client *client)
         ssize_t n;
 
         if (client->start < client->end) {
-            n = tlsagent_write(client->conn, client->buffer + client->start,
-                               client->end - client->start);
+            n = client_write(client);
             if (n > 0)
                 client->start += (size_t)n;
         } else if (client->ended) {
@@ -92,13 +120,13 @@ client_step(struct client *client)
             return;
         } else {
             client->start = client->end = 0;
-            n = tlsagent_read(client->conn, client->buffer, sizeof(client->buffer));
+            n = client_read(client);
             if (n > 0)
                 client->end = (size_t)n;
             client->ended = n == 0;
         }
         if (n == -1) {
-            say("%s", tlsagent_error(client->conn));
+            say("%s", client->plain ? strerror(errno) : tlsagent_error(client->conn));
             client_free(client);
             return;
         }
@@ -107,7 +135,7 @@ client_step(struct client *client)
             return;
         }
         if (n == TLSAGENT_WANT_POLLIN) {
-            bool rest = tlsagent_flush(client->conn) == TLSAGENT_WANT_POLLOUT;
+            bool rest = !client->plain && tlsagent_flush(client->conn) == TLSAGENT_WANT_POLLOUT;
 
             client_watch(client, rest ? EPOLLIN | EPOLLOUT : EPOLLIN);
             return;
@@ -116,9 +144,34 @@ client_step(struct client *client)
     client_watch(client, EPOLLIN | EPOLLOUT); /* comes back at once, after the others */
 }
 
+/* The stream form: one more process, the relay, does TLS, and we have a plain descriptor. It is the
+ * same for a connection that came in this form: then the relay of a process before us goes on. */
+static bool
+client_make_plain(struct client *client)
+{
+    int fd = tlsagent_stream_fd(client->conn);
+
+    if (fd == -1) {
+        say("%s", tlsagent_error(client->conn));
+        return false;
+    }
+    if (client->owns_fd)
+        close(client->fd); /* the relay has it */
+    client->fd = fd;
+    client->owns_fd = client->plain = true;
+    fcntl(fd, F_SETFL, O_NONBLOCK);
+    return true;
+}
+
 void
 client_open(struct client *client)
 {
+    bool came = strcmp(tlsagent_conn_form(client->conn), "stream") == 0;
+
+    if ((came || (server.forms & TLSAGENT_FORM_STREAM) != 0) && !client_make_plain(client)) {
+        client_free(client);
+        return;
+    }
     client->open = true;
     client_step(client); /* bytes may be here already that no poll would tell of */
 }

@@ -22,6 +22,7 @@ struct client {
     struct tlsagent_conn *conn;
     int fd;
     bool owns_fd; /* we accepted it; one that was handed over belongs to conn */
+    bool plain;   /* the stream form: fd carries plaintext, and is ours */
     bool open;    /* the handshake is done */
     bool ended;   /* the client has said all */
     uint32_t events;
@@ -32,6 +33,7 @@ struct client {
 
 struct server {
     const char *context, *address, *socket;
+    unsigned forms;   /* that are wanted, as tlsagent_set_forms() takes them */
     char **arguments; /* of main(), for the new process */
     struct tlsagent *agent;
     struct client *clients;
