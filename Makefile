@@ -47,6 +47,8 @@ UNIT     := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/unit/test_*.c))
 HOSTILE  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/hostile/test_*.c))
 FUZZERS  := $(patsubst tests/fuzz/fuzz_%.c,$(BUILD)/tests/fuzz/fuzz_%,$(wildcard tests/fuzz/fuzz_*.c))
 PEERS    := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/peers/*.c))
+# The same programs in the stream form.
+STREAMED := $(BUILD)/tests/peers/https-server-stream $(BUILD)/tests/peers/worker-stream
 BENCH    := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
 FORMS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/vm/*.c))
 
@@ -54,6 +56,7 @@ AGENT_LIBS  := -lssl -lcrypto -lseccomp -lconfuse
 CLIENT_LIBS := -lcrypto
 CHECK_LIBS   = $(shell pkg-config --libs check)
 
+, := ,
 # One line per file; make V=1 shows the commands.
 Q = @echo '  $@';
 ifdef V
@@ -144,6 +147,12 @@ $(BUILD)/tests/e2e/tlsagentd-clock: $(BUILD)/tests/e2e/clock.o $(BUILD)/agent/ma
 	$(Q)$(LINK) $^ -o $@ $(AGENT_LIBS)
 $(PEERS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtlsagent.a $(PROTOCOL)
 	$(Q)$(LINK) $^ -o $@ -lssl $(CLIENT_LIBS)
+$(BUILD)/tests/peers/https-server-stream: $(BUILD)/client/examples/https-server.o \
+    $(patsubst %.c,$(BUILD)/%.o,$(wildcard client/examples/https/*.c))
+$(BUILD)/tests/peers/worker-stream: $(BUILD)/tests/peers/worker.o
+$(STREAMED): $(BUILD)/tests/lib/as_stream.o $(BUILD)/libclient.a
+	$(Q)$(LINK) $(patsubst %,-Wl$(,)--wrap=tlsagent_%,handshake set_forms read write flush shutdown close) \
+	    $(filter %.o,$^) $(filter %.a,$^) -o $@ $(CLIENT_LIBS)
 $(BENCH): $(BUILD)/tests/bench/%: $(BUILD)/tests/bench/%.o
 	$(Q)$(LINK) $^ -o $@ -lssl -lcrypto
 $(BUILD)/tests/vm/forms: $(FORMS) $(BUILD)/libtested.a
@@ -165,7 +174,7 @@ check:
 check-unit: all $(UNIT) $(HOSTILE) $(ATTACKS)
 	@BUILD=$(BUILD) tests/run.sh unit hostile sandbox
 
-check-e2e: all $(PEERS)
+check-e2e: all $(PEERS) $(STREAMED)
 	@BUILD=$(BUILD) tests/run.sh e2e interop
 
 check-asan:
@@ -204,7 +213,7 @@ fuzz-programs: $(FUZZERS)
 .PHONY: fuzz-coverage fuzz-programs
 
 unit-programs: $(UNIT) $(HOSTILE) $(BUILD)/tlsagent-relay
-test-programs: unit-programs $(PEERS) $(ATTACKS) $(OPEN) $(BUILD)/tests/vm/forms
+test-programs: unit-programs $(PEERS) $(STREAMED) $(ATTACKS) $(OPEN) $(BUILD)/tests/vm/forms
 .PHONY: unit-programs test-programs
 
 lint:

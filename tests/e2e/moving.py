@@ -18,8 +18,6 @@ from e2e import (BUILD, ROOT, SANITIZED, WORKER_USER, Process, Scene, ca, check,
                  process_fds, tls_connect, wait_until)
 from serve_lib import relays  # noqa: E402
 
-os.environ["TLSAGENT_RELAY"] = str(BUILD / "tlsagent-relay")
-
 AS_WORKER = ["setpriv", f"--reuid={WORKER_USER}", f"--regid={WORKER_USER}", "--clear-groups"] if ROOT else []
 
 

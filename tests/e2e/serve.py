@@ -118,22 +118,18 @@ def read_line(connection):
 def test_library_callers_exec_a_program_on_a_plain_descriptor():
     with Scene() as scene:
         agent = scene.agent()
-        os.environ["TLSAGENT_RELAY"] = str(BUILD / "tlsagent-relay")
-        try:
-            for when in ("early", "late"):
-                worker = Process(scene, f"execer-{when}", [BUILD / "tests/peers/execer", agent.socket, "www", WORKER_USER,
-                                                           when, "/bin/sh", "-c", "while read -r l; do echo \"<$l>\"; done"])
-                port = int(worker.wait_for(r"^port (\d+)$").group(1))
-                with tls_connect(port) as connection:
-                    # In late mode this arrives in one record: the rest of it was decrypted before the hand-over.
-                    connection.sendall(b"first\nsecond\nthird\n")
-                    lines = b"".join(read_line(connection) for _ in range(1))
-                    while lines.count(b"\n") < 3:
-                        lines += connection.recv(4096)
-                check(lines == (b"first\n" if when == "late" else b"<first>\n") + b"<second>\n<third>\n", lines)
-                worker.wait_for("^form stream$")
-        finally:
-            del os.environ["TLSAGENT_RELAY"]
+        for when in ("early", "late"):
+            worker = Process(scene, f"execer-{when}", [BUILD / "tests/peers/execer", agent.socket, "www", WORKER_USER,
+                                                       when, "/bin/sh", "-c", "while read -r l; do echo \"<$l>\"; done"])
+            port = int(worker.wait_for(r"^port (\d+)$").group(1))
+            with tls_connect(port) as connection:
+                # In late mode this arrives in one record: the rest of it was decrypted before the hand-over.
+                connection.sendall(b"first\nsecond\nthird\n")
+                lines = b"".join(read_line(connection) for _ in range(1))
+                while lines.count(b"\n") < 3:
+                    lines += connection.recv(4096)
+            check(lines == (b"first\n" if when == "late" else b"<first>\n") + b"<second>\n<third>\n", lines)
+            worker.wait_for("^form stream$")
 
 
 def test_facts_are_in_the_environment_and_nothing_else_is_taken_for_them():

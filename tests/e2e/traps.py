@@ -8,7 +8,13 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import Process, Scene, BUILD, ca, check, client, context, facts, identity, main, root_only, wait_until  # noqa: E402
+from e2e import FORM, Process, Scene, BUILD, ca, check, client, context, facts, identity, main, root_only, wait_until  # noqa: E402
+
+
+def test_form_is_the_one_whose_traps_these_are():
+    with Scene() as scene:
+        form = facts(scene.server(scene.agent()).port)["hand-back form"]
+        check(form == FORM if FORM else form in ("records", "kernel"), form)
 
 
 def tickets(count):
@@ -234,4 +240,5 @@ def test_no_agent_write_after_export_when_killed():
     silence(12, lambda agent: agent.kill())
 
 
-main()
+if __name__ == "__main__":
+    main()

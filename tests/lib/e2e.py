@@ -32,6 +32,8 @@ ME = pwd.getpwuid(os.geteuid()).pw_name
 AGENT_USER = "daemon" if ROOT else ME
 WORKER_USER = "www-data" if ROOT else ME
 SANITIZED = bool(os.environ.get("SANITIZED"))
+FORM = os.environ.get("FORM", "")  # "stream": the same programs in the stream form (tests/lib/as_stream.c)
+os.environ.setdefault("TLSAGENT_RELAY", str(BUILD / "tlsagent-relay"))
 
 PATTERN = bytes((k * k >> 5) & 255 for k in range(65521))
 
@@ -314,7 +316,7 @@ class Scene:
         port = listener or free_port()
         where = ["--agent-listener", name] if listener else ["--listen", f"127.0.0.1:{port}"]
         server = Process(self, "https-server",
-                         [BUILD / "examples/https-server", "--context", name, *where, "--workers", workers, "--socket",
+                         [BUILD / ("tests/peers/https-server-stream" if FORM == "stream" else "examples/https-server"), "--context", name, *where, "--workers", workers, "--socket",
                           agent.socket, "--user", WORKER_USER, *options])
         server.port = port
         wait_until(lambda: server.alive() and answers(port), 20, f"https-server answers on port {port}")
@@ -323,7 +325,7 @@ class Scene:
     def worker(self, agent, mode, *arguments, name="www", stdin=subprocess.DEVNULL):
         """tests/peers/worker; returns its Process with .port."""
         worker = Process(self, f"worker-{mode}",
-                         [BUILD / "tests/peers/worker", mode, agent.socket, name, WORKER_USER, *arguments], stdin=stdin)
+                         [BUILD / ("tests/peers/worker-stream" if FORM == "stream" else "tests/peers/worker"), mode, agent.socket, name, WORKER_USER, *arguments], stdin=stdin)
         worker.port = int(worker.wait_for(r"^port (\d+)$").group(1))
         return worker
 
