@@ -1,7 +1,7 @@
 /*
  * secret.c: see secret.h.
  *
- * The allocator has size classes (four per power of two) with a free list each, and cuts new blocks
+ * The allocator has size classes (classes.h) with a free list each, and cuts new blocks
  * off the region's end. Blocks are never merged: the keeper's load is many objects of few sizes.
  */
 #include "sandbox/secret.h"
@@ -14,8 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define GRAIN   16 /* alignment, and size of the header */
-#define CLASSES 128
+#include "sandbox/classes.h"
 
 /* In front of each block. The mark tells ours from others' and used from free. */
 struct header {
@@ -24,7 +23,7 @@ struct header {
     uint64_t size; /* asked for */
 };
 
-_Static_assert(sizeof(struct header) == GRAIN, "blocks must stay aligned");
+_Static_assert(sizeof(struct header) == CLASSES_GRAIN, "blocks must stay aligned");
 
 #define MARK_USED 0x75736564u
 #define MARK_FREE 0x66726565u
@@ -36,31 +35,8 @@ struct free_block {
 static struct {
     enum secret_kind kind;
     uint8_t *start, *next, *end;
-    struct free_block *free[CLASSES];
+    struct free_block *free[CLASSES_COUNT];
 } region;
-
-/* The class for a size, and how much its blocks hold: 16, 32, 48, 64, 80, 96, 112, 128, 160, 192,
- * 224, 256, 320 ... At most a quarter is lost. */
-static unsigned
-class_for(size_t size, size_t *room)
-{
-    size_t step = GRAIN, base = 4 * (size_t)GRAIN;
-    unsigned number = 0;
-
-    if (size <= base) {
-        number = (unsigned)((size + GRAIN - 1) / GRAIN);
-        number = number > 0 ? number : 1;
-        *room = number * (size_t)GRAIN;
-        return number;
-    }
-    for (number = 4; size > 2 * base; number += 4) {
-        base *= 2;
-        step *= 2;
-    }
-    number += (unsigned)((size - base + step - 1) / step);
-    *room = base + (number % 4 == 0 ? 4 : number % 4) * step;
-    return number;
-}
 
 /* Map size bytes of memfd_secret at address. */
 static bool
@@ -135,25 +111,25 @@ secret_malloc(size_t size)
 
     if (size > (size_t)(region.end - region.start))
         return NULL;
-    number = class_for(size, &room);
+    number = classes_find(size, &room);
     if (region.free[number] != NULL) {
         struct free_block *block = region.free[number];
 
-        header = (struct header *)((uint8_t *)block - GRAIN);
+        header = (struct header *)((uint8_t *)block - CLASSES_GRAIN);
         if (header->mark != MARK_FREE || header->class_number != number)
             abort(); /* somebody wrote beyond his block */
         region.free[number] = block->next;
         block->next = NULL;
     } else {
-        if (room + GRAIN > secret_unused())
+        if (room + CLASSES_GRAIN > secret_unused())
             return NULL;
         header = (struct header *)region.next;
-        region.next += room + GRAIN;
+        region.next += room + CLASSES_GRAIN;
     }
     header->mark = MARK_USED;
     header->class_number = number;
     header->size = size;
-    return (uint8_t *)header + GRAIN;
+    return (uint8_t *)header + CLASSES_GRAIN;
 }
 
 static struct header *
@@ -162,11 +138,11 @@ header_of(void *pointer)
     uint8_t *bytes = pointer;
     struct header *header;
 
-    if (bytes < region.start + GRAIN || bytes >= region.end ||
-        (size_t)(bytes - region.start) % GRAIN != 0)
+    if (bytes < region.start + CLASSES_GRAIN || bytes >= region.end ||
+        (size_t)(bytes - region.start) % CLASSES_GRAIN != 0)
         abort();
-    header = (struct header *)(bytes - GRAIN);
-    if (header->mark != MARK_USED || header->class_number >= CLASSES)
+    header = (struct header *)(bytes - CLASSES_GRAIN);
+    if (header->mark != MARK_USED || header->class_number >= CLASSES_COUNT)
         abort();
     return header;
 }
@@ -197,7 +173,7 @@ secret_realloc(void *pointer, size_t size)
         return secret_malloc(size);
     header = header_of(pointer);
     if (size <= (size_t)(region.end - region.start) &&
-        class_for(size, &room) == header->class_number) {
+        classes_find(size, &room) == header->class_number) {
         if (size < header->size)
             explicit_bzero((uint8_t *)pointer + size, header->size - size);
         header->size = size;
