@@ -7,6 +7,7 @@
 #include <openssl/params.h>
 #include <string.h>
 
+#include "agent/keyschedule.h"
 #include "agent/log.h"
 
 static struct export_state *(*find_export)(const SSL *ssl);
@@ -18,34 +19,32 @@ export_init(struct export_state *state)
     state->alert_sent = state->alert_received = -1;
 }
 
+/* The handshake whose next derived secret is one that we need: libssl derives it right behind a
+ * Finished message, but perhaps only when it is called again, after others have run. */
+static struct {
+    struct export_state *state; /* NULL: none */
+    bool server;
+} awaiting;
+
 void
 export_wipe(struct export_state *state)
 {
+    if (awaiting.state == state)
+        awaiting.state = NULL;
     OPENSSL_cleanse(state, sizeof(*state));
 }
 
-static void observe_secret(const SSL *ssl, const char *line);
-
-/* OpenSSL formats five secrets of each TLS 1.3 handshake for a key log, which costs more than the
- * signature's round trip; we need two. Each comes right behind a Finished message. The log is a
- * property of the SSL_CTX, so export_resume() sets it anew whenever another handshake has run. */
-static void
-want_secret(const SSL *ssl, struct export_state *state, bool want)
-{
-    state->want_secret = want;
-    SSL_CTX_set_keylog_callback(SSL_get_SSL_CTX(ssl), want ? observe_secret : NULL);
-}
-
 void
-export_resume(const SSL *ssl, const struct export_state *state)
+export_resume(const SSL *ssl, struct export_state *state)
 {
-    SSL_CTX_set_keylog_callback(SSL_get_SSL_CTX(ssl), state->want_secret ? observe_secret : NULL);
+    awaiting.state = state->want_secret ? state : NULL;
+    awaiting.server = SSL_is_server(ssl) != 0;
 }
 
 /* Called with the content type of each record header, and with each alert. Sequence numbers count
  * records protected by the current keys: in TLS 1.2 a direction starts anew at its
  * ChangeCipherSpec; in TLS 1.3 ChangeCipherSpec is a decoy that is not counted, and a direction
- * starts anew when its traffic secret is logged. */
+ * starts anew when its traffic secret is derived. */
 static void
 observe_message(int sending, int version, int content_type, const void *bytes, size_t size,
                 SSL *ssl, void *argument)
@@ -65,8 +64,10 @@ observe_message(int sending, int version, int content_type, const void *bytes, s
             state->alert_received = message[1];
     }
     if (content_type == SSL3_RT_HANDSHAKE && message[0] == SSL3_MT_FINISHED &&
-        SSL_version(ssl) == TLS1_3_VERSION)
-        want_secret(ssl, state, true);
+        SSL_version(ssl) == TLS1_3_VERSION) {
+        state->want_secret = true;
+        export_resume(ssl, state);
+    }
     if (content_type != SSL3_RT_HEADER)
         return;
     sequence = sending ? &state->send_sequence : &state->receive_sequence;
@@ -76,60 +77,25 @@ observe_message(int sending, int version, int content_type, const void *bytes, s
         *sequence = 0;
 }
 
-static int
-hex_value(char digit)
-{
-    if (digit >= '0' && digit <= '9')
-        return digit - '0';
-    if (digit >= 'a' && digit <= 'f')
-        return digit - 'a' + 10;
-    if (digit >= 'A' && digit <= 'F')
-        return digit - 'A' + 10;
-    return -1;
-}
-
-/* The secret at the end of a key log line "LABEL client-random secret", in hexadecimal. */
-static bool
-parse_secret(const char *line, uint8_t secret[TRAFFIC_SECRET_MAX])
-{
-    const char *text = strrchr(line, ' ');
-    size_t length = text != NULL ? strlen(++text) : 0;
-
-    if (length == 0 || length % 2 != 0 || length > (size_t)2 * TRAFFIC_SECRET_MAX)
-        return false;
-    for (size_t i = 0; i < length / 2; i++) {
-        int high = hex_value(text[2 * i]), low = hex_value(text[2 * i + 1]);
-
-        if (high < 0 || low < 0)
-            return false;
-        secret[i] = (uint8_t)(high << 4 | low);
-    }
-    return true;
-}
-
 static void
-observe_secret(const SSL *ssl, const char *line)
+observe_secret(bool client, const uint8_t *secret, size_t size)
 {
-    static const char client[] = "CLIENT_TRAFFIC_SECRET_0 ", server[] = "SERVER_TRAFFIC_SECRET_0 ";
-    struct export_state *state = find_export(ssl);
+    struct export_state *state = awaiting.state;
 
-    if (state == NULL)
+    if (state == NULL || size > TRAFFIC_SECRET_MAX)
         return;
-    if (strncmp(line, client, sizeof(client) - 1) == 0) {
-        want_secret(ssl, state, false);
-        state->have_client_secret = parse_secret(line, state->client_secret);
-        *(SSL_is_server(ssl) ? &state->receive_sequence : &state->send_sequence) = 0;
-    } else if (strncmp(line, server, sizeof(server) - 1) == 0) {
-        want_secret(ssl, state, false);
-        state->have_server_secret = parse_secret(line, state->server_secret);
-        *(SSL_is_server(ssl) ? &state->send_sequence : &state->receive_sequence) = 0;
-    }
+    awaiting.state = NULL;
+    state->want_secret = false;
+    memcpy(client ? state->client_secret : state->server_secret, secret, size);
+    *(client ? &state->have_client_secret : &state->have_server_secret) = true;
+    *(client == awaiting.server ? &state->receive_sequence : &state->send_sequence) = 0;
 }
 
 void
 export_observe(SSL_CTX *ctx, struct export_state *(*export_of)(const SSL *ssl))
 {
     find_export = export_of;
+    keyschedule_observe(observe_secret);
     SSL_CTX_set_msg_callback(ctx, observe_message);
 }
 
@@ -140,7 +106,7 @@ take_tls13(SSL *ssl, const struct export_state *collected, const struct traffic_
     bool server = SSL_is_server(ssl) != 0;
 
     if (!collected->have_client_secret || !collected->have_server_secret)
-        return error_set(error, "OpenSSL did not log the traffic secrets");
+        return error_set(error, "the traffic secrets were not derived by our key schedule");
     memcpy(state->send.secret, server ? collected->server_secret : collected->client_secret,
            suite->hash_size);
     memcpy(state->receive.secret, server ? collected->client_secret : collected->server_secret,

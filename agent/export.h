@@ -1,8 +1,8 @@
 /*
  * export.h: take the record state of a finished handshake out of OpenSSL.
  *
- * OpenSSL has no call for it. What it has: the key log (TLS 1.3 traffic secrets; RFC 8446
- * section 7.1), the message callback (one call per record header: sequence numbers), the master key
+ * OpenSSL has no call for it. What there is: our key schedule (keyschedule.h: TLS 1.3 traffic
+ * secrets; RFC 8446 section 7.1), the message callback (one call per record header: sequence numbers), the master key
  * with the PRF (TLS 1.2 key block; RFC 5246 section 6.3), and the bytes that it writes (the
  * explicit nonce of TLS 1.2 GCM). These are collected in a struct export_state while the handshake
  * runs.
@@ -36,11 +36,12 @@ struct export_state {
 void export_init(struct export_state *state);
 
 /* Have a context's handshakes tell what export_take() needs. export_of: finds the struct
- * export_state of an SSL (NULL: none). One function for all contexts of the process. */
+ * export_state of an SSL (NULL: none). One function for all contexts of the process. Needs
+ * keyschedule_load(). */
 void export_observe(SSL_CTX *ctx, struct export_state *(*export_of)(const SSL *ssl));
 
 /* Before each call that goes on with a handshake of an observed context. */
-void export_resume(const SSL *ssl, const struct export_state *state);
+void export_resume(const SSL *ssl, struct export_state *state);
 
 /* The gate and the export: refuses (-1 with an error) if the handshake is not finished, if OpenSSL
  * has swallowed bytes that belong to the worker, or if the connection's suite cannot be handed

@@ -23,6 +23,7 @@
 #include "agent/generation.h"
 #include "agent/handshake.h"
 #include "agent/keycall.h"
+#include "agent/keyschedule.h"
 #include "agent/log.h"
 #include "agent/proxykey.h"
 #include "agent/proxyticket.h"
@@ -242,7 +243,7 @@ handshaker_main(const struct role_args *args)
 
     part = receive_generation(&handshaker);
     keeper = keycall_open(ROLE_FD_PEER, START_DEADLINE_MS, &error);
-    if (keeper == NULL || proxykey_load(&error) == -1 ||
+    if (keeper == NULL || keyschedule_load(&error) == -1 || proxykey_load(&error) == -1 ||
         (cell->tickets = proxyticket_new(keeper, &error)) == NULL ||
         (cell->identities = identity_table_new(part, keeper, &handshake_hooks, &error)) == NULL)
         log_die("%s", error.text);

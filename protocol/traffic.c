@@ -7,18 +7,13 @@
  */
 #include "protocol/traffic.h"
 
-#include <pthread.h>
-#include <stdbool.h>
 #include <string.h>
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 
+#include "protocol/hkdf.h"
 #include "protocol/wire.h"
-
-#define LABEL_PREFIX   "tls13 "
-#define LABEL_MAX      32 /* bytes of a label with its prefix: ours are "key", "iv", "traffic upd" */
-#define HKDF_LABEL_MAX 300 /* 2 + 1 + 255 + 1 + 0 at most */
 
 static const struct traffic_suite suites[] = {
     {0x1301, TRAFFIC_TLS_1_3, TRAFFIC_AES_128_GCM, 16, 32, "TLS_AES_128_GCM_SHA256",
@@ -41,19 +36,6 @@ static const struct traffic_suite suites[] = {
      "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"},
 };
 
-#define BLOCK_MAX 128 /* of SHA-384 */
-
-/* Fetched once, kept for the process's life. */
-static EVP_MD *sha256, *sha384;
-static pthread_once_t digests_once = PTHREAD_ONCE_INIT;
-
-static void
-fetch_digests(void)
-{
-    sha256 = EVP_MD_fetch(NULL, "SHA2-256", NULL);
-    sha384 = EVP_MD_fetch(NULL, "SHA2-384", NULL);
-}
-
 const struct traffic_suite *
 traffic_suite_find(uint16_t id)
 {
@@ -65,66 +47,24 @@ traffic_suite_find(uint16_t id)
     return NULL;
 }
 
-/* Half of an HMAC (RFC 2104): the digest of the padded key and what follows it. */
-static bool
-hash_padded(EVP_MD_CTX *hash, const EVP_MD *digest, const struct traffic_suite *suite,
-            const uint8_t *secret, uint8_t pad, const uint8_t *bytes, size_t size, uint8_t *out)
-{
-    uint8_t block[BLOCK_MAX];
-    size_t block_size = suite->hash_size == 48 ? 128 : 64;
-    bool done;
-
-    memset(block, pad, block_size);
-    for (size_t i = 0; i < suite->hash_size; i++)
-        block[i] ^= secret[i];
-    done = EVP_DigestInit_ex2(hash, digest, NULL) == 1 &&
-           EVP_DigestUpdate(hash, block, block_size) == 1 &&
-           EVP_DigestUpdate(hash, bytes, size) == 1 && EVP_DigestFinal_ex(hash, out, NULL) == 1;
-    OPENSSL_cleanse(block, sizeof(block));
-    return done;
-}
-
-/* HKDF-Expand of one block: HMAC(secret, info and a byte 1). libcrypto's own HKDF takes six times
- * as long for it, and each connection needs four. */
 static int
 expand(EVP_MD_CTX *hash, const struct traffic_suite *suite, const uint8_t *secret,
        const char *label, uint8_t *out, size_t out_size)
 {
-    const EVP_MD *digest = suite->hash_size == 48 ? sha384 : sha256;
-    uint8_t info[HKDF_LABEL_MAX], value[TRAFFIC_SECRET_MAX];
-    char full[LABEL_MAX] = LABEL_PREFIX;
-    struct wire_writer writer;
-    bool done;
+    static const char prefix[] = "tls13 ";
+    struct hkdf_label full = {.prefix = (const uint8_t *)prefix,
+                              .prefix_size = sizeof(prefix) - 1,
+                              .label = (const uint8_t *)label,
+                              .label_size = strlen(label)};
 
-    if (strlen(label) >= sizeof(full) - strlen(LABEL_PREFIX) || out_size > suite->hash_size)
-        return -1;
-    memcpy(full + strlen(LABEL_PREFIX), label, strlen(label));
-    wire_writer_init(&writer, info, sizeof(info));
-    wire_put_u16(&writer, (uint16_t)out_size);
-    wire_put_string(&writer, 1, full, strlen(full));
-    wire_put_u8(&writer, 0); /* empty context */
-    wire_put_u8(&writer, 1); /* the first block, and the last */
-    done = hash != NULL && digest != NULL &&
-           hash_padded(hash, digest, suite, secret, 0x36, info, wire_size(&writer), value) &&
-           hash_padded(hash, digest, suite, secret, 0x5c, value, suite->hash_size, value);
-    if (done)
-        memcpy(out, value, out_size);
-    OPENSSL_cleanse(value, sizeof(value));
-    return done ? 0 : -1;
-}
-
-static EVP_MD_CTX *
-new_hash(void)
-{
-    pthread_once(&digests_once, fetch_digests);
-    return EVP_MD_CTX_new();
+    return hkdf_expand_label(hash, suite->hash_size, secret, &full, out, out_size) ? 0 : -1;
 }
 
 int
 traffic_expand_label(const struct traffic_suite *suite, const uint8_t *secret, const char *label,
                      uint8_t *out, size_t out_size)
 {
-    EVP_MD_CTX *hash = new_hash();
+    EVP_MD_CTX *hash = EVP_MD_CTX_new();
     int result = expand(hash, suite, secret, label, out, out_size);
 
     EVP_MD_CTX_free(hash);
@@ -134,7 +74,7 @@ traffic_expand_label(const struct traffic_suite *suite, const uint8_t *secret, c
 int
 traffic_keys_derive(const struct traffic_suite *suite, struct traffic_keys *keys)
 {
-    EVP_MD_CTX *hash = new_hash();
+    EVP_MD_CTX *hash = EVP_MD_CTX_new();
     int result;
 
     memset(keys->key, 0, sizeof(keys->key));

@@ -16,6 +16,7 @@
 
 #include "agent/handshake.h"
 #include "agent/keycall.h"
+#include "agent/keyschedule.h"
 #include "agent/log.h"
 #include "agent/loop.h"
 #include "agent/proxykey.h"
@@ -80,6 +81,7 @@ fuzz_worker_start(void)
     FUZZ_REQUIRE(pthread_create(&thread, NULL, fuzz_play_keeper, &keeper[1]) == 0);
     pthread_detach(thread);
     calls = fixture_keep(keycall_open(keeper[0], 1000, &error));
+    FUZZ_REQUIRE(keyschedule_load(&error) == 0);
     FUZZ_REQUIRE(proxykey_load(&error) == 0);
     fuzz_cell.tickets = fixture_keep(proxyticket_new(calls, &error));
     fuzz_cell.identities = fixture_keep(identity_table_new(part, calls, &handshake_hooks, &error));

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "agent/export.h"
+#include "agent/keyschedule.h"
 #include "agent/transport.h"
 #include "client/stream.h"
 
@@ -62,6 +63,7 @@ make_contexts(int version, const char *suite, size_t tickets)
     X509_gmtime_adj(X509_getm_notAfter(certificate), 3600);
     X509_set_pubkey(certificate, key);
     ck_assert_int_gt(X509_sign(certificate, key, EVP_sha256()), 0);
+    ck_assert_int_eq(keyschedule_load(NULL), 0);
     server_ctx = SSL_CTX_new(TLS_server_method());
     client_ctx = SSL_CTX_new(TLS_client_method());
     ck_assert_int_eq(SSL_CTX_use_certificate(server_ctx, certificate), 1);

@@ -69,9 +69,7 @@ START_TEST(impossible_labels_are_refused)
     const struct traffic_suite *suite = traffic_suite_find(0x1301);
     uint8_t secret[32] = {0}, out[32];
 
-    ck_assert_int_eq(traffic_expand_label(suite, secret, "a label that is far too long to be real",
-                                          out, sizeof(out)),
-                     -1);
+    ck_assert_int_eq(traffic_expand_label(suite, secret, "key", out, sizeof(out) + 1), -1);
     ck_assert_int_eq(traffic_expand_label(suite, secret, "key", out, 70000), -1);
 }
 END_TEST

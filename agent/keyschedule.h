@@ -1,0 +1,28 @@
+/*
+ * keyschedule.h: the TLS 1.3 key schedule (RFC 8446 section 7.1) as libssl asks for it.
+ *
+ * libssl derives each secret of a handshake through the algorithm "TLS13-KDF". Ours takes its place
+ * in the handshaker: the same values (tests/unit/test_keyschedule.c compares them with libcrypto's)
+ * for a third of the price, and it can tell export.c the application traffic secrets, which OpenSSL
+ * has no call for.
+ *
+ * Role: handshaker. Trust: called by our own libssl only.
+ */
+#ifndef AGENT_KEYSCHEDULE_H
+#define AGENT_KEYSCHEDULE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "protocol/error.h"
+
+/* Make it what the default context's users get. Idempotent; before the first SSL_CTX. Returns 0, or
+ * -1 with an error: also if libcrypto would take another one all the same. */
+int keyschedule_load(struct error *error);
+
+/* From now on, call this with each application traffic secret (client's or server's) that a
+ * handshake derives, at the moment when libssl begins to use it. One per process. */
+void keyschedule_observe(void (*derived)(bool client, const uint8_t *secret, size_t size));
+
+#endif

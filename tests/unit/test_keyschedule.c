@@ -1,0 +1,241 @@
+/* test_keyschedule.c: our key schedule gives what libcrypto's gives, for whatever libssl may ask;
+ * and it is the one that libssl gets. */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <openssl/core_names.h>
+#include <openssl/kdf.h>
+#include <openssl/params.h>
+#include <openssl/provider.h>
+#include <openssl/rand.h>
+#include <openssl/ssl.h>
+
+#include "agent/keyschedule.h"
+#include "protocol/hkdf.h"
+
+static OSSL_LIB_CTX *theirs; /* a libcrypto that does not know ours */
+
+static void
+set_up(void)
+{
+    struct error error = {""};
+
+    ck_assert_msg(keyschedule_load(&error) == 0, "%s", error.text);
+    theirs = OSSL_LIB_CTX_new();
+    ck_assert_ptr_nonnull(theirs);
+}
+
+static void
+tear_down(void)
+{
+    OSSL_LIB_CTX_free(theirs);
+}
+
+struct question {
+    int mode;
+    const char *digest;
+    const char *label;
+    uint8_t key[64], salt[48], context[64];
+    size_t key_size, salt_size, context_size, out_size;
+    bool has_key, has_salt, has_context;
+};
+
+static int
+ask(OSSL_LIB_CTX *context, struct question *question, uint8_t out[64])
+{
+    EVP_KDF *kdf = EVP_KDF_fetch(context, "TLS13-KDF", NULL);
+    EVP_KDF_CTX *ctx = EVP_KDF_CTX_new(kdf);
+    OSSL_PARAM params[8], *p = params;
+    char prefix[] = "tls13 ";
+    int result;
+
+    *p++ = OSSL_PARAM_construct_int("mode", &question->mode);
+    *p++ = OSSL_PARAM_construct_utf8_string("digest", (char *)(uintptr_t)question->digest, 0);
+    if (question->has_key)
+        *p++ = OSSL_PARAM_construct_octet_string("key", question->key, question->key_size);
+    if (question->has_salt)
+        *p++ = OSSL_PARAM_construct_octet_string("salt", question->salt, question->salt_size);
+    *p++ = OSSL_PARAM_construct_octet_string("prefix", prefix, 6);
+    *p++ = OSSL_PARAM_construct_octet_string("label", (void *)(uintptr_t)question->label,
+                                             strlen(question->label));
+    if (question->has_context)
+        *p++ = OSSL_PARAM_construct_octet_string("data", question->context, question->context_size);
+    *p = OSSL_PARAM_construct_end();
+    memset(out, 0, 64);
+    result = EVP_KDF_derive(ctx, out, question->out_size, params);
+    EVP_KDF_CTX_free(ctx);
+    EVP_KDF_free(kdf);
+    return result;
+}
+
+static void
+compare(struct question *question)
+{
+    uint8_t mine[64], reference[64];
+
+    ck_assert_int_eq(ask(theirs, question, reference), 1);
+    ck_assert_int_eq(ask(NULL, question, mine), 1);
+    ck_assert_mem_eq(mine, reference, sizeof(mine));
+}
+
+static const char *const digests[] = {"SHA2-256", "SHA2-384"};
+static const size_t sizes[] = {32, 48};
+
+START_TEST(expansions_are_libcryptos)
+{
+    static const char *const labels[] = {
+        "key",          "iv",           "finished",    "c hs traffic", "s hs traffic",
+        "c ap traffic", "s ap traffic", "exp master",  "res master",   "resumption",
+        "derived",      "res binder",   "traffic upd", "c e traffic"};
+    struct question question = {.mode = EVP_KDF_HKDF_MODE_EXPAND_ONLY,
+                                .digest = digests[_i],
+                                .key_size = sizes[_i],
+                                .has_key = true};
+
+    for (size_t round = 0; round < 400; round++) {
+        RAND_bytes(question.key, sizeof(question.key));
+        RAND_bytes(question.context, sizeof(question.context));
+        question.label = labels[round % (sizeof(labels) / sizeof(labels[0]))];
+        question.has_context = round % 3 != 0;
+        question.context_size = round % (sizeof(question.context) + 1);
+        question.out_size = 1 + round % sizes[_i];
+        compare(&question);
+    }
+}
+END_TEST
+
+/* With and without what came before, with inputs of all sizes that a group has. */
+START_TEST(extractions_are_libcryptos)
+{
+    struct question question = {.mode = EVP_KDF_HKDF_MODE_EXTRACT_ONLY,
+                                .digest = digests[_i],
+                                .label = "derived",
+                                .salt_size = sizes[_i],
+                                .out_size = sizes[_i]};
+
+    for (size_t round = 0; round < 400; round++) {
+        RAND_bytes(question.key, sizeof(question.key));
+        RAND_bytes(question.salt, sizeof(question.salt));
+        question.has_key = round % 2 != 0;
+        question.has_salt = round % 3 != 0;
+        question.key_size = 1 + round % sizeof(question.key);
+        compare(&question);
+    }
+}
+END_TEST
+
+/* HMAC with keys that are longer than a block too. */
+START_TEST(hmacs_are_libcryptos)
+{
+    EVP_MD_CTX *hash = EVP_MD_CTX_new();
+    uint8_t key[300], message[300], mine[HKDF_HASH_MAX], reference[HKDF_HASH_MAX];
+    size_t size;
+
+    for (size_t round = 0; round < sizeof(key); round++) {
+        RAND_bytes(key, sizeof(key));
+        RAND_bytes(message, sizeof(message));
+        ck_assert(hkdf_hmac(hash, sizes[_i], key, round, message, 300 - round, mine));
+        ck_assert_ptr_nonnull(EVP_Q_mac(theirs, "HMAC", NULL, digests[_i], NULL, key, round,
+                                        message, 300 - round, reference, sizeof(reference), &size));
+        ck_assert_uint_eq(size, sizes[_i]);
+        ck_assert_mem_eq(mine, reference, size);
+    }
+    EVP_MD_CTX_free(hash);
+}
+END_TEST
+
+START_TEST(what_tls_does_not_ask_is_refused)
+{
+    struct question good = {.mode = EVP_KDF_HKDF_MODE_EXPAND_ONLY,
+                            .digest = "SHA2-256",
+                            .label = "key",
+                            .key_size = 32,
+                            .has_key = true,
+                            .out_size = 16};
+    struct question bad[] = {good, good, good, good, good, good};
+    uint8_t out[64];
+
+    ck_assert_int_eq(ask(NULL, &good, out), 1);
+    bad[0].digest = "SHA2-512";
+    bad[1].key_size = 31;
+    bad[2].has_key = false;
+    bad[3].out_size = 33;
+    bad[4].mode = EVP_KDF_HKDF_MODE_EXTRACT_AND_EXPAND;
+    bad[5].mode = EVP_KDF_HKDF_MODE_EXTRACT_ONLY; /* 16 bytes are not a secret */
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        ck_assert_int_ne(ask(NULL, &bad[i], out), 1);
+}
+END_TEST
+
+static uint8_t told[2][HKDF_HASH_MAX];
+static unsigned tellings[2];
+
+static void
+take(bool client, const uint8_t *secret, size_t size)
+{
+    memcpy(told[client], secret, size);
+    tellings[client]++;
+}
+
+START_TEST(traffic_secrets_are_told_and_nothing_else)
+{
+    static const char *const silent[] = {"c hs traffic", "s hs traffic", "exp master", "res master",
+                                         "c e traffic"};
+    struct question question = {.mode = EVP_KDF_HKDF_MODE_EXPAND_ONLY,
+                                .digest = "SHA2-256",
+                                .key_size = 32,
+                                .has_key = true,
+                                .out_size = 32};
+    uint8_t out[64];
+
+    keyschedule_observe(take);
+    for (size_t i = 0; i < sizeof(silent) / sizeof(silent[0]); i++) {
+        question.label = silent[i];
+        ck_assert_int_eq(ask(NULL, &question, out), 1);
+    }
+    ck_assert_uint_eq(tellings[false] + tellings[true], 0);
+    question.label = "c ap traffic";
+    ck_assert_int_eq(ask(NULL, &question, out), 1);
+    ck_assert_mem_eq(told[true], out, 32);
+    question.label = "s ap traffic";
+    ck_assert_int_eq(ask(NULL, &question, out), 1);
+    ck_assert_mem_eq(told[false], out, 32);
+    ck_assert(tellings[false] == 1 && tellings[true] == 1);
+    keyschedule_observe(NULL);
+}
+END_TEST
+
+START_TEST(libssl_gets_ours)
+{
+    EVP_KDF *kdf;
+
+    ck_assert_int_eq(keyschedule_load(NULL), 0); /* again: nothing to do */
+    kdf = EVP_KDF_fetch(NULL, "TLS13-KDF", NULL);
+    ck_assert_str_eq(OSSL_PROVIDER_get0_name(EVP_KDF_get0_provider(kdf)), "tlsagent-schedule");
+    EVP_KDF_free(kdf);
+}
+END_TEST
+
+int
+main(void)
+{
+    Suite *suite = suite_create("keyschedule");
+    TCase *tests = tcase_create("key schedule");
+    SRunner *runner;
+    int failed;
+
+    tcase_add_checked_fixture(tests, set_up, tear_down);
+    tcase_add_loop_test(tests, expansions_are_libcryptos, 0, 2);
+    tcase_add_loop_test(tests, extractions_are_libcryptos, 0, 2);
+    tcase_add_loop_test(tests, hmacs_are_libcryptos, 0, 2);
+    tcase_add_test(tests, what_tls_does_not_ask_is_refused);
+    tcase_add_test(tests, traffic_secrets_are_told_and_nothing_else);
+    tcase_add_test(tests, libssl_gets_ours);
+    suite_add_tcase(suite, tests);
+    runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
