@@ -2,10 +2,10 @@
  * export.h: take the record state of a finished handshake out of OpenSSL.
  *
  * OpenSSL has no call for it. What there is: our key schedule (keyschedule.h: TLS 1.3 traffic
- * secrets; RFC 8446 section 7.1), the message callback (one call per record header: sequence numbers), the master key
- * with the PRF (TLS 1.2 key block; RFC 5246 section 6.3), and the bytes that it writes (the
- * explicit nonce of TLS 1.2 GCM). These are collected in a struct export_state while the handshake
- * runs.
+ * secrets; RFC 8446 section 7.1), the message callback (one call per record header: sequence
+ * numbers), the master key with the PRF (TLS 1.2 key block; RFC 5246 section 6.3), and the bytes
+ * that it writes (the explicit nonce of TLS 1.2 GCM). These are collected in a struct export_state
+ * while the handshake runs.
  *
  * Only keys that belong to this one connection leave: never the master secret, never a
  * resumption secret. The collection is wiped with the handshake.

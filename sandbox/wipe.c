@@ -99,10 +99,10 @@ wipe_free(void *memory, const char *file, int line)
     header = header_of(memory);
     explicit_bzero(memory, header->size);
     header->mark = MARK_FREE;
-    if (header->class_number != 0 && cache.bytes < CACHE_BYTES) {
+    (void)classes_find(header->size, &room);
+    if (header->class_number != 0 && cache.bytes + room <= CACHE_BYTES) {
         struct free_block *block = (struct free_block *)header;
 
-        (void)classes_find(header->size, &room);
         cache.bytes += room;
         block->next = cache.free[header->class_number];
         cache.free[header->class_number] = block;
