@@ -211,8 +211,11 @@ handshake_run(struct handshake *handshake)
 
     ERR_clear_error();
     export_resume(handshake->ssl, &handshake->collected);
-    if (!SSL_is_init_finished(handshake->ssl))
+    if (!SSL_is_init_finished(handshake->ssl)) {
+        proxyticket_enter(handshake->cell->tickets, handshake->ssl);
         result = SSL_accept(handshake->ssl);
+        proxyticket_leave(handshake->cell->tickets);
+    }
     flushed = transport_flush(&handshake->transport);
     if (result == 1 && flushed == 0) {
         finish(handshake);

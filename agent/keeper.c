@@ -25,6 +25,7 @@
 #include "agent/generation.h"
 #include "agent/keyring.h"
 #include "agent/log.h"
+#include "agent/onetime.h"
 #include "agent/roles.h"
 #include "agent/ticket.h"
 #include "protocol/control.h"
@@ -51,8 +52,9 @@ struct keeper {
     struct ticket_box *tickets;
     struct control_pong totals;
     uint8_t in[CHANNEL_BUFFER_SIZE];
-    uint8_t result[KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA];
-    uint8_t out[KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA + 64];
+    uint8_t result[1 + KEYOPS_TICKET_MAX];
+    struct keyops_ticket_key keys[KEYOPS_KEYS_MAX];
+    uint8_t out[KEYOPS_ANSWER_MAX];
 };
 
 static struct keeper keeper;
@@ -144,94 +146,105 @@ milliseconds(void)
 
 /* ---- requests of the handshaker ---- */
 
-/* Handlers return 0 and a result, or a refusal; they set *number. A body that does not decode does
- * not return. */
-typedef int handler(const struct channel_message *message, uint32_t *number, size_t *size);
+/* Handlers return 0 and fill in the answer, or return a refusal; they set its number. A body that
+ * does not decode does not return. */
+typedef int handler(const struct channel_message *message, struct keyops_answer *answer);
 
 static void __attribute__((noreturn)) malformed(const char *what)
 {
     log_die("the handshaker sent a malformed request (%s); this cell ends", what);
 }
 
+static void
+add_keys(const struct keyops_wish *wish, struct keyops_answer *answer)
+{
+    answer->key_count = ticket_keys(keeper.tickets, wish, &answer->period, keeper.keys);
+    keeper.totals.ticket_keys += answer->key_count;
+}
+
 static int
-do_sign_tls13(const struct channel_message *message, uint32_t *number, size_t *size)
+do_sign_tls13(const struct channel_message *message, struct keyops_answer *answer)
 {
     struct keyops_sign_tls13 request;
     int refusal;
 
     if (!keyops_get_sign_tls13(&request, message->body, message->size))
         malformed("sign-tls13");
-    *number = request.number;
-    refusal = keyring_sign_tls13(keeper.keyring, &request, keeper.result, size);
-    keeper.totals.signatures += refusal == 0;
-    return refusal;
+    answer->number = request.number;
+    refusal = keyring_sign_tls13(keeper.keyring, &request, keeper.result, &answer->size);
+    if (refusal != 0)
+        return refusal;
+    keeper.totals.signatures++;
+    add_keys(&request.wish, answer);
+    return 0;
 }
 
 static int
-do_sign_tls12_server(const struct channel_message *message, uint32_t *number, size_t *size)
+do_sign_tls12_server(const struct channel_message *message, struct keyops_answer *answer)
 {
     struct keyops_sign_tls12_server request;
     int refusal;
 
     if (!keyops_get_sign_tls12_server(&request, message->body, message->size))
         malformed("sign-tls12-server");
-    *number = request.number;
-    refusal = keyring_sign_tls12_server(keeper.keyring, &request, keeper.result, size);
-    keeper.totals.signatures += refusal == 0;
-    return refusal;
+    answer->number = request.number;
+    refusal = keyring_sign_tls12_server(keeper.keyring, &request, keeper.result, &answer->size);
+    if (refusal != 0)
+        return refusal;
+    keeper.totals.signatures++;
+    add_keys(&request.wish, answer);
+    return 0;
 }
 
 static int
-do_seal_ticket(const struct channel_message *message, uint32_t *number, size_t *size)
+do_ticket_keys(const struct channel_message *message, struct keyops_answer *answer)
 {
-    struct keyops_ticket request;
-    int refusal;
+    struct keyops_ticket_keys request;
 
-    if (!keyops_get_ticket(&request, message->body, message->size))
-        malformed("seal-ticket");
-    *number = request.number;
-    refusal = ticket_seal(keeper.tickets, &request, keeper.result, size);
-    keeper.totals.tickets_sealed += refusal == 0;
-    return refusal;
+    if (!keyops_get_ticket_keys(&request, message->body, message->size))
+        malformed("ticket-keys");
+    answer->number = request.number;
+    add_keys(&request.wish, answer);
+    return answer->key_count > 0 || request.wish.keys == 0 ? 0 : KEYOPS_INTERNAL;
 }
 
 static int
-do_open_ticket(const struct channel_message *message, uint32_t *number, size_t *size)
+do_open_ticket(const struct channel_message *message, struct keyops_answer *answer)
 {
-    struct keyops_ticket request;
+    struct keyops_open_ticket request;
     int refusal;
 
-    if (!keyops_get_ticket(&request, message->body, message->size))
+    if (!keyops_get_open_ticket(&request, message->body, message->size))
         malformed("open-ticket");
-    *number = request.number;
-    refusal = ticket_open(keeper.tickets, &request, keeper.result, size);
-    keeper.totals.tickets_opened += refusal == 0;
-    return refusal;
+    answer->number = request.number;
+    refusal = ticket_open(keeper.tickets, &request, keeper.result, &answer->size);
+    if (refusal != 0)
+        return refusal;
+    keeper.totals.tickets_opened++;
+    add_keys(&request.wish, answer);
+    return 0;
 }
 
 static int
-do_filters(const struct channel_message *message, uint32_t *number, size_t *size)
+do_filters(const struct channel_message *message, struct keyops_answer *answer)
 {
     struct keyops_filters request;
 
     if (!keyops_get_filters(&request, message->body, message->size))
         malformed("filters");
-    *number = request.number;
-    ticket_filters(keeper.tickets, keeper.result, size);
+    answer->number = request.number;
+    ticket_filters(keeper.tickets, keeper.result, &answer->size);
     return 0;
 }
 
-/* What may be asked. secret: request and result hold a session and are wiped. */
+/* What may be asked. */
 static const struct {
     uint16_t type;
     handler *handle;
-    bool secret;
 } requests[] = {
-    {KEYOPS_SIGN_TLS13, do_sign_tls13, false},
-    {KEYOPS_SIGN_TLS12_SERVER, do_sign_tls12_server, false},
-    {KEYOPS_SEAL_TICKET, do_seal_ticket, true},
-    {KEYOPS_OPEN_TICKET, do_open_ticket, true},
-    {KEYOPS_FILTERS, do_filters, false},
+    {KEYOPS_SIGN_TLS13, do_sign_tls13},   {KEYOPS_SIGN_TLS12_SERVER, do_sign_tls12_server},
+    {KEYOPS_TICKET_KEYS, do_ticket_keys}, {KEYOPS_OPEN_TICKET, do_open_ticket},
+    {KEYOPS_FILTERS, do_filters},
 };
 
 /* A refused ticket is everyday life. Anything else refused is a bug or a break-in: say so, but
@@ -268,22 +281,22 @@ static void
 serve_request(const struct channel_message *message)
 {
     for (size_t i = 0; i < sizeof(requests) / sizeof(requests[0]); i++) {
-        struct keyops_answer answer = {.data = keeper.result};
+        struct keyops_answer answer = {.data = keeper.result, .keys = keeper.keys};
         struct keyops_refused refused = {0};
         size_t size;
         int refusal;
 
         if (requests[i].type != message->type)
             continue;
-        refusal = requests[i].handle(message, &answer.number, &answer.size);
+        refusal = requests[i].handle(message, &answer);
         wipe_stack();
         if (refusal == 0) {
             size = keyops_put_answer(&answer, keeper.out, sizeof(keeper.out));
             send_answer(KEYOPS_ANSWER, size);
-            if (requests[i].secret) {
-                OPENSSL_cleanse(keeper.result, answer.size);
-                OPENSSL_cleanse(keeper.out, size);
-            }
+            /* Sessions and one-time keys go no further than they must. */
+            OPENSSL_cleanse(keeper.result, answer.size);
+            OPENSSL_cleanse(keeper.keys, answer.key_count * sizeof(keeper.keys[0]));
+            OPENSSL_cleanse(keeper.out, size);
         } else {
             note_refusal(refusal, message->type);
             refused.number = answer.number;
@@ -291,8 +304,6 @@ serve_request(const struct channel_message *message)
             size = keyops_put_refused(&refused, keeper.out, sizeof(keeper.out));
             send_answer(KEYOPS_REFUSAL, size);
         }
-        if (requests[i].secret)
-            OPENSSL_cleanse(keeper.in, message->size + 2);
         return;
     }
     log_bug("a request passed the table of rules that has no handler: type %u", message->type);
@@ -442,21 +453,35 @@ say_ready(void)
         exit(0);
 }
 
-/* Seal, open, seal again: all of it has been used once before the sandbox closes. */
+/* Make a key, seal, open, make another: all of it has been used once before the sandbox closes. */
 static bool
 tickets_work(void)
 {
     static const uint8_t session[] = "tlsagent self-test";
-    uint8_t sealed[sizeof(session) + KEYOPS_TICKET_EXTRA], opened[sizeof(sealed)];
-    struct keyops_ticket request = {.data = session, .data_size = sizeof(session)};
+    uint8_t sealed[sizeof(session) + KEYOPS_TICKET_EXTRA], opened[1 + sizeof(session)];
+    struct keyops_open_ticket request = {
+        .wish = {.keys = 1}, .data = sealed, .data_size = sizeof(sealed)};
+    struct keyops_answer answer = {.keys = keeper.keys};
+    struct onetime_keys keys = {.count = 0};
+    struct onetime_cipher cipher;
+    uint8_t *ciphertext = sealed + KEYOPS_NONCE_SIZE;
     size_t size;
+    bool done = onetime_cipher_init(&cipher);
 
-    if (ticket_seal(keeper.tickets, &request, sealed, &size) != 0)
-        return false;
-    request.data = sealed;
-    request.data_size = size;
-    return ticket_open(keeper.tickets, &request, opened, &size) == 0 &&
-           size == 1 + sizeof(session) && memcmp(opened + 1, session, sizeof(session)) == 0;
+    answer.key_count = ticket_keys(keeper.tickets, &request.wish, &answer.period, keeper.keys);
+    onetime_take(&keys, &answer, request.wish.scope);
+    done = done && keys.count == 1;
+    if (done)
+        memcpy(sealed, onetime_nonce(&keys), KEYOPS_NONCE_SIZE);
+    done = done &&
+           onetime_seal(&cipher, &keys, NULL, 0, session, sizeof(session), ciphertext,
+                        ciphertext + sizeof(session)) &&
+           ticket_open(keeper.tickets, &request, opened, &size) == 0 && size == sizeof(opened) &&
+           memcmp(opened + 1, session, sizeof(session)) == 0 &&
+           ticket_keys(keeper.tickets, &request.wish, &answer.period, keeper.keys) == 1;
+    OPENSSL_cleanse(keeper.keys, sizeof(keeper.keys));
+    onetime_cipher_free(&cipher);
+    return done;
 }
 
 static void

@@ -14,7 +14,10 @@ struct keycall {
     int fd; /* owned */
     uint32_t number;
     struct keycall_counters counters;
-    uint8_t request[KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA + 64];
+    /* of the connection that is served; not owned */
+    const struct keyops_wish *wish;
+    struct onetime_keys *keys;
+    uint8_t request[KEYOPS_OPEN_MAX];
     uint8_t answer[CHANNEL_BUFFER_SIZE];
 };
 
@@ -105,11 +108,18 @@ keycall_refusal_text(int reason)
     return refusals[reason];
 }
 
+void
+keycall_serve(struct keycall *keeper, const struct keyops_wish *wish, struct onetime_keys *keys)
+{
+    keeper->wish = wish;
+    keeper->keys = keys;
+}
+
 /* Send what is in keeper->request and wait for its answer. Everything unexpected is the end of
  * this process: who goes on after a missed answer would take it for that to the next request. */
 static int
-call(struct keycall *keeper, uint16_t type, size_t request_size, uint8_t *result, size_t room,
-     size_t *size)
+call(struct keycall *keeper, uint16_t type, size_t request_size, const struct keyops_wish *wish,
+     struct onetime_keys *keys, uint8_t *result, size_t room, size_t *size)
 {
     struct channel_message message;
     struct keyops_answer answer;
@@ -146,17 +156,33 @@ call(struct keycall *keeper, uint16_t type, size_t request_size, uint8_t *result
         return refused.reason;
     }
     if (message.type != KEYOPS_ANSWER || !keyops_get_answer(&answer, message.body, message.size) ||
-        answer.number != keeper->number)
+        answer.number != keeper->number ||
+        answer.key_count > (wish != NULL && keys != NULL ? wish->keys : 0))
         log_die("the keeper's answer is not one to our request; this cell ends");
     if (answer.size > room) {
         reason = KEYOPS_INTERNAL;
     } else {
-        memcpy(result, answer.data, answer.size);
+        if (answer.size > 0)
+            memcpy(result, answer.data, answer.size);
         *size = answer.size;
+        if (answer.key_count > 0)
+            onetime_take(keys, &answer, wish->scope);
     }
-    if (type == KEYOPS_OPEN_TICKET) /* a session with its secrets */
+    if (type == KEYOPS_OPEN_TICKET || answer.key_count > 0)
         OPENSSL_cleanse(keeper->answer, message.size + 2);
     return reason;
+}
+
+/* What is wished with a signature. */
+static void
+wish_at_most(const struct keycall *keeper, uint8_t most, struct keyops_wish *wish)
+{
+    memset(wish, 0, sizeof(*wish));
+    if (keeper->wish == NULL || keeper->keys == NULL)
+        return;
+    *wish = *keeper->wish;
+    if (wish->keys > most)
+        wish->keys = most;
 }
 
 int
@@ -166,8 +192,10 @@ keycall_sign_tls13(struct keycall *keeper, struct keyops_sign_tls13 *request, ui
     size_t request_size;
 
     request->number = ++keeper->number;
+    wish_at_most(keeper, KEYOPS_KEYS_MAX, &request->wish);
     request_size = keyops_put_sign_tls13(request, keeper->request, sizeof(keeper->request));
-    return call(keeper, KEYOPS_SIGN_TLS13, request_size, signature, room, size);
+    return call(keeper, KEYOPS_SIGN_TLS13, request_size, &request->wish, keeper->keys, signature,
+                room, size);
 }
 
 int
@@ -177,30 +205,39 @@ keycall_sign_tls12_server(struct keycall *keeper, struct keyops_sign_tls12_serve
     size_t request_size;
 
     request->number = ++keeper->number;
+    wish_at_most(keeper, 1, &request->wish);
     request_size = keyops_put_sign_tls12_server(request, keeper->request, sizeof(keeper->request));
-    return call(keeper, KEYOPS_SIGN_TLS12_SERVER, request_size, signature, room, size);
+    return call(keeper, KEYOPS_SIGN_TLS12_SERVER, request_size, &request->wish, keeper->keys,
+                signature, room, size);
 }
 
 int
-keycall_ticket(struct keycall *keeper, uint16_t type, struct keyops_ticket *request,
-               uint8_t *result, size_t room, size_t *size)
+keycall_ticket_keys(struct keycall *keeper, const struct keyops_wish *wish,
+                    struct onetime_keys *keys)
+{
+    struct keyops_ticket_keys request = {.number = ++keeper->number, .wish = *wish};
+    size_t size,
+        request_size = keyops_put_ticket_keys(&request, keeper->request, sizeof(keeper->request));
+
+    return call(keeper, KEYOPS_TICKET_KEYS, request_size, wish, keys, NULL, 0, &size);
+}
+
+int
+keycall_open_ticket(struct keycall *keeper, struct keyops_open_ticket *request,
+                    struct onetime_keys *keys, uint8_t *result, size_t room, size_t *size)
 {
     size_t request_size;
-    int reason;
 
     *size = 0;
-    /* What the keeper would take for a malformed request is refused here: the size of a session
-     * depends on the peer. */
-    if (request->data_size >
-            KEYOPS_TICKET_MAX + (type == KEYOPS_OPEN_TICKET ? KEYOPS_TICKET_EXTRA : 0) ||
-        (type == KEYOPS_OPEN_TICKET && request->data_size < KEYOPS_TICKET_EXTRA))
+    /* What the keeper would take for a malformed request is refused here: these sizes are the
+     * peer's. */
+    if (request->data_size < KEYOPS_TICKET_EXTRA ||
+        request->data_size > KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA ||
+        request->id_size > KEYOPS_ID_MAX)
         return KEYOPS_BAD_TICKET;
     request->number = ++keeper->number;
-    request_size = keyops_put_ticket(request, keeper->request, sizeof(keeper->request));
-    reason = call(keeper, type, request_size, result, room, size);
-    if (type == KEYOPS_SEAL_TICKET)
-        OPENSSL_cleanse(keeper->request, request_size);
-    return reason;
+    request_size = keyops_put_open_ticket(request, keeper->request, sizeof(keeper->request));
+    return call(keeper, KEYOPS_OPEN_TICKET, request_size, &request->wish, keys, result, room, size);
 }
 
 size_t
@@ -210,7 +247,7 @@ keycall_filters(struct keycall *keeper, uint8_t filters[KEYOPS_FILTERS_MAX][KEYO
     size_t request_size = keyops_put_filters(&request, keeper->request, sizeof(keeper->request));
     size_t size;
 
-    if (call(keeper, KEYOPS_FILTERS, request_size, filters[0],
+    if (call(keeper, KEYOPS_FILTERS, request_size, NULL, NULL, filters[0],
              (size_t)KEYOPS_FILTERS_MAX * KEYOPS_FILTER_SIZE, &size) != 0 ||
         size % KEYOPS_FILTER_SIZE != 0)
         return 0;

@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "agent/onetime.h"
 #include "protocol/error.h"
 #include "protocol/keyops.h"
 
@@ -31,6 +32,13 @@ struct keycall_counters {
  * ownership of fd, also on failure. Returns NULL with an error. */
 struct keycall *keycall_open(int fd, int wait_ms, struct error *error);
 
+/* From now on signatures are for one connection: bring as many one-time keys with them as it wishes
+ * (one in TLS 1.2, which has one ticket) and put them into keys, in place of what is there. NULL,
+ * as in the beginning: bring none. Both must stay where they are until the next call of this
+ * function. */
+void keycall_serve(struct keycall *keeper, const struct keyops_wish *wish,
+                   struct onetime_keys *keys);
+
 /* The calls. request->number is filled in. They return 0 and the result (*size bytes, never more
  * than room), or the reason of the refusal (enum keyops_refusal, > 0). A result that does not fit
  * counts as KEYOPS_INTERNAL. */
@@ -39,10 +47,14 @@ int keycall_sign_tls13(struct keycall *keeper, struct keyops_sign_tls13 *request
 int keycall_sign_tls12_server(struct keycall *keeper, struct keyops_sign_tls12_server *request,
                               uint8_t *signature, size_t room, size_t *size);
 
-/* type: KEYOPS_SEAL_TICKET or KEYOPS_OPEN_TICKET. See struct keyops_ticket for both layouts. The
- * result is wiped from the call's own buffer before the function returns. */
-int keycall_ticket(struct keycall *keeper, uint16_t type, struct keyops_ticket *request,
-                   uint8_t *result, size_t room, size_t *size);
+/* One-time keys for the asking. */
+int keycall_ticket_keys(struct keycall *keeper, const struct keyops_wish *wish,
+                        struct onetime_keys *keys);
+
+/* See struct keyops_open_ticket. If it opens, keys (may be NULL if none are wished) gets what is
+ * wished. What lies in the call's own buffers is wiped before the function returns. */
+int keycall_open_ticket(struct keycall *keeper, struct keyops_open_ticket *request,
+                        struct onetime_keys *keys, uint8_t *result, size_t room, size_t *size);
 
 /* KEYOPS_FILTERS_MAX filters at most; returns how many, 0 if refused. */
 size_t keycall_filters(struct keycall *keeper,

@@ -3,12 +3,12 @@
  *
  * A ticket on the wire, as libssl puts it together (RFC 5077 section 4):
  *
- *     key name (16) | IV (16, zeros, unused) | ciphertext | period (4) | nonce (12) | tag (16) |
- * HMAC (32)
- *                                              `-- update --------------------------'  `final'
+ *     key name (16) | IV (16) | ciphertext | period (4) | tag (16) | HMAC (32)
+ *                               `-- update -------------'  `final'
  *
- * libssl leaves 32 bytes of room for what a cipher adds: update may return one block more than it
- * was given, final one block; so we add 16 bytes in each.
+ * The IV is the nonce of the one-time key, which libssl wants to know before it seals: so a key is
+ * in hand by then. Update may return one block more than it was given, final one block, of 16
+ * bytes.
  */
 #include "agent/proxyticket.h"
 
@@ -24,12 +24,13 @@
 #include <openssl/rand.h>
 
 #include "agent/log.h"
+#include "agent/onetime.h"
 #include "agent/proxycipher.h"
 #include "agent/proxykey.h"
 
 #define BLOCK_SIZE    16
-#define IV_SIZE       16
-#define TAG_SIZE      16
+#define IV_SIZE       KEYOPS_NONCE_SIZE
+#define TAG_SIZE      KEYOPS_TAG_SIZE
 #define KEY_NAME_SIZE KEYOPS_KEY_NAME_SIZE
 #define FILTER_SIZE   KEYOPS_HMAC_SIZE
 
@@ -38,6 +39,8 @@
 
 struct proxyticket {
     struct keycall *keeper; /* not owned */
+    const SSL *entered;     /* the connection that is being served; not owned */
+    struct onetime_cipher cipher;
     size_t filter_count;
     uint8_t filters[KEYOPS_FILTERS_MAX][KEYOPS_FILTER_SIZE]; /* key name, key of the HMAC */
 };
@@ -45,9 +48,13 @@ struct proxyticket {
 /* One per connection, in its ex_data. */
 struct binding {
     struct proxyticket *tickets; /* not owned */
-    uint8_t scope[KEYOPS_SCOPE_SIZE];
+    struct keyops_wish wish;     /* what is to come with a signature; the scope of all */
+    struct onetime_keys keys;
+    size_t sealed;
     uint64_t *not_resumed; /* not owned; NULL: nobody counts */
     unsigned opens;
+    uint8_t nonce[IV_SIZE]; /* of the ticket that is being looked at */
+    uint8_t wanted;         /* keys, if it opens */
     bool renew;
     bool known_name; /* of the ticket that is being looked at */
     bool too_many;
@@ -154,30 +161,15 @@ seal(struct sealing *sealing, unsigned char *out, size_t *out_size, size_t room,
      const unsigned char *in, size_t in_size)
 {
     struct binding *binding = sealing->binding;
-    struct keyops_ticket request = {.data = in, .data_size = in_size};
-    size_t sealed_size = 0, head;
-    uint8_t *sealed;
-    int refusal = KEYOPS_INTERNAL;
+    uint8_t tail[ONETIME_TAIL];
 
-    if (binding == NULL || in_size > KEYOPS_TICKET_MAX)
+    if (binding == NULL || in_size > room || room - in_size < KEYOPS_PERIOD_SIZE ||
+        !onetime_seal(&binding->tickets->cipher, &binding->keys, NULL, 0, in, in_size, out, tail))
         return make_dud(sealing, out, out_size, room);
-    sealed = OPENSSL_malloc(in_size + KEYOPS_TICKET_EXTRA);
-    if (sealed == NULL)
-        return make_dud(sealing, out, out_size, room);
-    memcpy(request.scope, binding->scope, sizeof(request.scope));
-    refusal = keycall_ticket(binding->tickets->keeper, KEYOPS_SEAL_TICKET, &request, sealed,
-                             in_size + KEYOPS_TICKET_EXTRA, &sealed_size);
-    head = in_size + BLOCK_SIZE;
-    if (refusal != 0 || sealed_size != head + TAG_SIZE || head > room) {
-        log_warning("a session ticket could not be sealed: %s",
-                    keycall_refusal_text(refusal != 0 ? refusal : KEYOPS_INTERNAL));
-        OPENSSL_free(sealed);
-        return make_dud(sealing, out, out_size, room);
-    }
-    memcpy(out, sealed, head);
-    memcpy(sealing->tag, sealed + head, TAG_SIZE);
-    *out_size = head;
-    OPENSSL_free(sealed);
+    binding->sealed++;
+    memcpy(out + in_size, tail, KEYOPS_PERIOD_SIZE);
+    memcpy(sealing->tag, tail + KEYOPS_PERIOD_SIZE, TAG_SIZE);
+    *out_size = in_size + KEYOPS_PERIOD_SIZE;
     return 1;
 }
 
@@ -188,30 +180,32 @@ open_ticket(struct sealing *sealing, unsigned char *out, size_t *out_size, size_
             const unsigned char *in, size_t in_size)
 {
     struct binding *binding = sealing->binding;
-    struct keyops_ticket request = {.data = in, .data_size = in_size};
+    struct keyops_open_ticket request = {.data_size = IV_SIZE + in_size};
     size_t opened_size = 0;
-    uint8_t *opened;
-    int refusal;
+    uint8_t *bytes; /* first the request's, then what is in it */
 
     *out_size = 0;
     sealing->failed = true;
-    if (binding == NULL || in_size < KEYOPS_TICKET_EXTRA)
+    if (binding == NULL || in_size < ONETIME_TAIL)
         return 1;
-    opened = OPENSSL_malloc(in_size);
-    if (opened == NULL)
+    bytes = OPENSSL_malloc(request.data_size);
+    if (bytes == NULL)
         return 1;
-    memcpy(request.scope, binding->scope, sizeof(request.scope));
-    refusal = keycall_ticket(binding->tickets->keeper, KEYOPS_OPEN_TICKET, &request, opened,
-                             in_size, &opened_size);
-    binding->refusal = refusal;
-    if (refusal == 0 && opened_size == in_size - KEYOPS_TICKET_EXTRA + 1 &&
+    memcpy(bytes, binding->nonce, IV_SIZE);
+    memcpy(bytes + IV_SIZE, in, in_size);
+    request.wish = binding->wish;
+    request.wish.keys = binding->wanted;
+    request.data = bytes;
+    binding->refusal = keycall_open_ticket(binding->tickets->keeper, &request, &binding->keys,
+                                           bytes, request.data_size, &opened_size);
+    if (binding->refusal == 0 && opened_size == in_size - ONETIME_TAIL + 1 &&
         opened_size - 1 <= room) {
-        memcpy(out, opened + 1, opened_size - 1);
+        memcpy(out, bytes + 1, opened_size - 1);
         *out_size = opened_size - 1;
-        binding->renew = opened[0] != 0;
+        binding->renew = bytes[0] != 0;
         sealing->failed = false;
     }
-    OPENSSL_clear_free(opened, in_size);
+    OPENSSL_clear_free(bytes, request.data_size);
     return 1;
 }
 
@@ -304,7 +298,7 @@ free_binding(void *parent, void *pointer, CRYPTO_EX_DATA *data, int index, long 
     (void)index;
     (void)argl;
     (void)argp;
-    OPENSSL_free(pointer);
+    OPENSSL_clear_free(pointer, sizeof(struct binding));
 }
 
 static int
@@ -322,7 +316,7 @@ proxyticket_new(struct keycall *keeper, struct error *error)
 {
     struct proxyticket *tickets = OPENSSL_zalloc(sizeof(*tickets));
 
-    if (tickets == NULL || register_once() == -1) {
+    if (tickets == NULL || register_once() == -1 || !onetime_cipher_init(&tickets->cipher)) {
         error_set(error, "tickets: no memory, or proxykey_load() was not called");
         proxyticket_free(tickets);
         return NULL;
@@ -338,8 +332,55 @@ proxyticket_new(struct keycall *keeper, struct error *error)
 void
 proxyticket_free(struct proxyticket *tickets)
 {
-    if (tickets != NULL)
-        OPENSSL_clear_free(tickets, sizeof(*tickets));
+    if (tickets == NULL)
+        return;
+    onetime_cipher_free(&tickets->cipher);
+    OPENSSL_clear_free(tickets, sizeof(*tickets));
+}
+
+/* ---- keys ---- */
+
+/* One-time keys that one connection can use: as many as it gives out tickets. */
+static uint8_t
+keys_for(size_t tickets)
+{
+    return tickets < KEYOPS_KEYS_MAX ? (uint8_t)tickets : KEYOPS_KEYS_MAX;
+}
+
+/* Have a key in hand, from the keeper if must be. */
+static bool
+have_key(const SSL *ssl, struct binding *binding)
+{
+    size_t tickets = SSL_get_num_tickets(ssl);
+    struct keyops_wish wish = binding->wish;
+    int refusal;
+
+    if (binding->keys.count > 0)
+        return true;
+    wish.keys = 1;
+    if (SSL_version(ssl) == TLS1_3_VERSION && !SSL_session_reused(ssl) && tickets > binding->sealed)
+        wish.keys = keys_for(tickets - binding->sealed);
+    refusal = keycall_ticket_keys(binding->tickets->keeper, &wish, &binding->keys);
+    if (refusal != 0)
+        log_warning("a session cannot be sealed: %s", keycall_refusal_text(refusal));
+    return binding->keys.count > 0;
+}
+
+void
+proxyticket_enter(struct proxyticket *tickets, SSL *ssl)
+{
+    struct binding *binding = SSL_get_ex_data(ssl, binding_index);
+
+    tickets->entered = ssl;
+    if (binding != NULL)
+        keycall_serve(tickets->keeper, &binding->wish, &binding->keys);
+}
+
+void
+proxyticket_leave(struct proxyticket *tickets)
+{
+    tickets->entered = NULL;
+    keycall_serve(tickets->keeper, NULL, NULL);
 }
 
 /* ---- what libssl calls ---- */
@@ -367,13 +408,15 @@ prepare(EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac, uint8_t *filter, struct bindin
 /* The ticket of a connection that nobody bound. TLS 1.2 can do without; OpenSSL 3.0 would send a
  * malformed TLS 1.3 message, so there it is a dud under a name and a filter that nobody has. */
 static int
-unbound_ticket(SSL *ssl, unsigned char *key_name, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac)
+unbound_ticket(SSL *ssl, unsigned char *key_name, unsigned char *iv, EVP_CIPHER_CTX *cipher,
+               EVP_MAC_CTX *mac)
 {
     uint8_t filter[FILTER_SIZE];
 
     if (SSL_version(ssl) < TLS1_3_VERSION)
         return 0;
-    if (RAND_bytes(key_name, KEY_NAME_SIZE) != 1 || RAND_bytes(filter, sizeof(filter)) != 1)
+    if (RAND_bytes(key_name, KEY_NAME_SIZE) != 1 || RAND_bytes(iv, IV_SIZE) != 1 ||
+        RAND_bytes(filter, sizeof(filter)) != 1)
         return -1;
     return prepare(cipher, mac, filter, NULL, true) ? 1 : -1;
 }
@@ -387,12 +430,14 @@ ticket_key(SSL *ssl, unsigned char *key_name, unsigned char *iv, EVP_CIPHER_CTX 
     struct proxyticket *tickets = binding != NULL ? binding->tickets : NULL;
     size_t i = 0;
 
-    if (sealing)
-        memset(iv, 0, IV_SIZE);
     if (binding == NULL)
-        return sealing ? unbound_ticket(ssl, key_name, cipher, mac) : 0;
+        return sealing ? unbound_ticket(ssl, key_name, iv, cipher, mac) : 0;
     if (sealing) {
         memcpy(key_name, tickets->filters[0], KEY_NAME_SIZE);
+        if (have_key(ssl, binding))
+            memcpy(iv, onetime_nonce(&binding->keys), IV_SIZE);
+        else if (RAND_bytes(iv, IV_SIZE) != 1) /* of a dud */
+            return -1;
     } else {
         while (i < tickets->filter_count &&
                memcmp(key_name, tickets->filters[i], KEY_NAME_SIZE) != 0)
@@ -404,6 +449,9 @@ ticket_key(SSL *ssl, unsigned char *key_name, unsigned char *iv, EVP_CIPHER_CTX 
             return 0;
         /* Counted before the filter is computed: that costs something too. */
         binding->opens++;
+        memcpy(binding->nonce, iv, IV_SIZE);
+        /* Used, a ticket of TLS 1.3 is replaced by one other; one of TLS 1.2 seldom is. */
+        binding->wanted = binding->wish.keys > 0 && SSL_version(ssl) == TLS1_3_VERSION;
     }
     return prepare(cipher, mac, tickets->filters[i] + KEY_NAME_SIZE, binding, sealing) ? 1 : -1;
 }
@@ -440,8 +488,13 @@ proxyticket_bind(SSL *ssl, struct proxyticket *tickets, const uint8_t scope[KEYO
             return -1;
         }
     }
+    onetime_wipe(&binding->keys); /* of another scope */
     binding->tickets = tickets;
-    memcpy(binding->scope, scope, KEYOPS_SCOPE_SIZE);
+    memcpy(binding->wish.scope, scope, KEYOPS_SCOPE_SIZE);
+    binding->wish.keys =
+        SSL_get_verify_mode(ssl) == SSL_VERIFY_NONE ? keys_for(SSL_get_num_tickets(ssl)) : 0;
+    if (tickets->entered == ssl)
+        keycall_serve(tickets->keeper, &binding->wish, &binding->keys);
     return 0;
 }
 
@@ -510,36 +563,21 @@ proxyticket_count_unopened(const SSL *ssl)
 
 /* ---- sessions for the cache ---- */
 
-/* An entry is good for its own id only, and never as a ticket. */
-static bool
-session_scope(const struct binding *binding, const uint8_t *id, size_t id_size,
-              uint8_t scope[KEYOPS_SCOPE_SIZE])
-{
-    static const char label[] = "tlsagent session id";
-    EVP_MD_CTX *digest = EVP_MD_CTX_new();
-    bool done = digest != NULL && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1 &&
-                EVP_DigestUpdate(digest, label, sizeof(label)) == 1 &&
-                EVP_DigestUpdate(digest, binding->scope, sizeof(binding->scope)) == 1 &&
-                EVP_DigestUpdate(digest, id, id_size) == 1 &&
-                EVP_DigestFinal_ex(digest, scope, NULL) == 1;
-
-    EVP_MD_CTX_free(digest);
-    return done;
-}
-
 size_t
-proxyticket_seal_session(const SSL *ssl, const uint8_t *id, size_t id_size, const uint8_t *session,
+proxyticket_seal_session(SSL *ssl, const uint8_t *id, size_t id_size, const uint8_t *session,
                          size_t size, uint8_t *out, size_t room)
 {
-    const struct binding *binding = SSL_get_ex_data(ssl, binding_index);
-    struct keyops_ticket request = {.data = session, .data_size = size};
-    size_t sealed = 0;
+    struct binding *binding = SSL_get_ex_data(ssl, binding_index);
 
-    if (binding == NULL || !session_scope(binding, id, id_size, request.scope) ||
-        keycall_ticket(binding->tickets->keeper, KEYOPS_SEAL_TICKET, &request, out, room,
-                       &sealed) != 0)
+    if (binding == NULL || room < KEYOPS_TICKET_EXTRA || size > room - KEYOPS_TICKET_EXTRA ||
+        !have_key(ssl, binding))
         return 0;
-    return sealed;
+    memcpy(out, onetime_nonce(&binding->keys), KEYOPS_NONCE_SIZE);
+    out += KEYOPS_NONCE_SIZE;
+    if (!onetime_seal(&binding->tickets->cipher, &binding->keys, id, id_size, session, size, out,
+                      out + size))
+        return 0;
+    return size + KEYOPS_TICKET_EXTRA;
 }
 
 size_t
@@ -547,15 +585,15 @@ proxyticket_open_session(SSL *ssl, const uint8_t *id, size_t id_size, const uint
                          size_t size, uint8_t *out, size_t room)
 {
     struct binding *binding = SSL_get_ex_data(ssl, binding_index);
-    struct keyops_ticket request = {.data = sealed, .data_size = size};
+    struct keyops_open_ticket request = {.id_size = id_size, .data = sealed, .data_size = size};
     size_t opened = 0;
 
-    if (binding == NULL || binding->opens >= PROXYTICKET_OPENS_MAX ||
-        !session_scope(binding, id, id_size, request.scope))
+    if (binding == NULL || id_size > sizeof(request.id) || binding->opens >= PROXYTICKET_OPENS_MAX)
         return 0;
     binding->opens++;
-    if (keycall_ticket(binding->tickets->keeper, KEYOPS_OPEN_TICKET, &request, out, room,
-                       &opened) != 0 ||
+    memcpy(request.id, id, id_size);
+    memcpy(request.wish.scope, binding->wish.scope, sizeof(request.wish.scope));
+    if (keycall_open_ticket(binding->tickets->keeper, &request, NULL, out, room, &opened) != 0 ||
         opened < 2)
         return 0;
     memmove(out, out + 1, opened - 1); /* in front of it: whether its key is the current one */

@@ -1,10 +1,18 @@
 /*
- * proxyticket.h: session tickets of libssl, sealed and opened by the keeper.
+ * proxyticket.h: session tickets of libssl, sealed with keys of the keeper's that are good for one
+ * ticket each, and opened by the keeper.
  *
- * Role: handshaker. How it is done is design.md section 11: a cipher from our own provider carries
- * the session to the keeper. The HMAC that libssl puts around it is only a filter, so that
- * strangers cannot make us call the keeper; its key comes from the keeper and is no secret among
- * the cells; integrity, scope, age and secrecy are the keeper's.
+ * Role: handshaker. How it is done is design.md section 11: a cipher from our own provider seals
+ * with a one-time key (onetime.h) and carries what is to be opened to the keeper. One-time keys
+ * come with the signature, or with an opened ticket, so that most tickets cost no call; when none
+ * is in hand the keeper is asked for more. The HMAC that libssl puts around it is only a filter, so
+ * that strangers cannot make us call the keeper; its key comes from the keeper and is no secret
+ * among the cells; integrity, scope, age and secrecy are those of the one-time key.
+ *
+ * Where client certificates are asked for, no key comes before the client has shown who it is: who
+ * reads our memory during his own handshake (an over-read as in Heartbleed) could seal himself a
+ * session of somebody else with it. Such a context pays for its tickets with a call. Elsewhere a
+ * ticket of one's own making says nothing that its maker could not have had by a handshake.
  *
  * How to use it:
  *     once per process      tickets = proxyticket_new(keeper, &error)
@@ -12,6 +20,8 @@
  *     per connection        proxyticket_bind(ssl, tickets, scope), at the latest in the ClientHello
  *                           callback; the scope is a digest of all that a ticket is bound to
  *                           (context, identity policy, verify mode, CA set, ALPN, versions)
+ *     around SSL_accept()   proxyticket_enter(), proxyticket_leave(): what the keeper signs in
+ * between brings keys for that connection's tickets
  *
  * A connection without a bind opens no ticket, and the tickets that it gives out are duds: random
  * bytes that will never open. The same is given out when sealing fails, because OpenSSL 3.0 has no
@@ -54,6 +64,10 @@ int proxyticket_enable(SSL_CTX *ctx);
  * Returns 0, or -1 if there is no memory. */
 int proxyticket_bind(SSL *ssl, struct proxyticket *tickets, const uint8_t scope[KEYOPS_SCOPE_SIZE]);
 
+/* One connection at a time; it need not be bound yet. */
+void proxyticket_enter(struct proxyticket *tickets, SSL *ssl);
+void proxyticket_leave(struct proxyticket *tickets);
+
 /* Where to count why what this connection offers is not resumed: CONTROL_NOT_RESUMED numbers. Does
  * not own them. */
 void proxyticket_count_into(SSL *ssl, uint64_t *not_resumed);
@@ -65,8 +79,8 @@ void proxyticket_count_unopened(const SSL *ssl);
 /* Seal, or open, a session for the cache: as a ticket, but bound to its id as well, and never
  * good as a ticket. Opening draws from the account of PROXYTICKET_OPENS_MAX. out has room bytes;
  * returns how many were written, 0 if it failed. */
-size_t proxyticket_seal_session(const SSL *ssl, const uint8_t *id, size_t id_size,
-                                const uint8_t *session, size_t size, uint8_t *out, size_t room);
+size_t proxyticket_seal_session(SSL *ssl, const uint8_t *id, size_t id_size, const uint8_t *session,
+                                size_t size, uint8_t *out, size_t room);
 size_t proxyticket_open_session(SSL *ssl, const uint8_t *id, size_t id_size, const uint8_t *sealed,
                                 size_t size, uint8_t *out, size_t room);
 

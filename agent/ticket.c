@@ -12,27 +12,24 @@
 #include <openssl/params.h>
 #include <openssl/rand.h>
 
-#define KEY_SIZE    32
-#define NONCE_SIZE  12
-#define TAG_SIZE    16
-#define PERIOD_SIZE 4
-#define SLOTS       8 /* expanded keys per source; others are derived when they are needed */
+#include "agent/onetime.h"
 
-_Static_assert(PERIOD_SIZE + NONCE_SIZE + TAG_SIZE == KEYOPS_TICKET_EXTRA, "see keyops.h");
+#define SLOTS 8 /* keys of periods kept per source; others are derived when they are needed */
+
 _Static_assert(TICKET_SOURCES == KEYOPS_FILTERS_MAX, "one filter per source");
 
-/* The key of one period, expanded once. */
+/* The key of one period, set up once. */
 struct slot {
-    bool used;
+    EVP_MAC_CTX *mac; /* NULL: none */
     uint64_t period;
-    EVP_CIPHER_CTX *seal, *open;
 };
 
 struct ticket_box {
     struct ticket_state *state; /* not owned; shared with other keepers */
     ticket_clock *clock;
-    EVP_CIPHER *cipher;
+    struct onetime_cipher cipher;
     EVP_KDF_CTX *kdf;
+    EVP_MAC *hmac;
     struct {
         uint64_t clock_period;    /* what the clock said when `now` was computed */
         uint64_t now;             /* the period of new tickets */
@@ -41,6 +38,18 @@ struct ticket_box {
     uint64_t opens_second; /* the second that opens_left is for */
     uint32_t opens_left;
 };
+
+/* Forget the keys of periods before `oldest`. */
+static void
+forget(struct slot slots[SLOTS], uint64_t oldest)
+{
+    for (size_t i = 0; i < SLOTS; i++) {
+        if (slots[i].period >= oldest)
+            continue;
+        EVP_MAC_CTX_free(slots[i].mac);
+        slots[i].mac = NULL;
+    }
+}
 
 struct ticket_box *
 ticket_box_new(struct ticket_state *state, ticket_clock *clock, struct error *error)
@@ -52,20 +61,13 @@ ticket_box_new(struct ticket_state *state, ticket_clock *clock, struct error *er
     if (ready) {
         box->state = state;
         box->clock = clock;
-        box->cipher = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
         box->kdf = EVP_KDF_CTX_new(kdf);
-        ready = box->cipher != NULL && box->kdf != NULL;
-    }
-    for (size_t i = 0; ready && i < TICKET_SOURCES * SLOTS; i++) {
-        struct slot *slot = &box->sources[i / SLOTS].slots[i % SLOTS];
-
-        slot->seal = EVP_CIPHER_CTX_new();
-        slot->open = EVP_CIPHER_CTX_new();
-        ready = slot->seal != NULL && slot->open != NULL;
+        box->hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+        ready = onetime_cipher_init(&box->cipher) && box->kdf != NULL && box->hmac != NULL;
     }
     EVP_KDF_free(kdf);
     if (!ready) {
-        error_set(error, "tickets: libcrypto has no HKDF, no AES-256-GCM, or no memory");
+        error_set(error, "tickets: libcrypto has no HKDF, HMAC or AES-256-GCM, or no memory");
         ticket_box_free(box);
         return NULL;
     }
@@ -78,31 +80,15 @@ ticket_box_free(struct ticket_box *box)
 {
     if (box == NULL)
         return;
-    for (size_t i = 0; i < TICKET_SOURCES * SLOTS; i++) {
-        struct slot *slot = &box->sources[i / SLOTS].slots[i % SLOTS];
-
-        EVP_CIPHER_CTX_free(slot->seal);
-        EVP_CIPHER_CTX_free(slot->open);
-    }
+    for (size_t i = 0; i < TICKET_SOURCES; i++)
+        forget(box->sources[i].slots, UINT64_MAX);
+    onetime_cipher_free(&box->cipher);
     EVP_KDF_CTX_free(box->kdf);
-    EVP_CIPHER_free(box->cipher);
+    EVP_MAC_free(box->hmac);
     OPENSSL_clear_free(box, sizeof(*box));
 }
 
 /* ---- time ---- */
-
-/* Forget the expanded keys of periods before `oldest`. */
-static void
-forget(struct slot slots[SLOTS], uint64_t oldest)
-{
-    for (size_t i = 0; i < SLOTS; i++) {
-        if (!slots[i].used || slots[i].period >= oldest)
-            continue;
-        EVP_CIPHER_CTX_reset(slots[i].seal);
-        EVP_CIPHER_CTX_reset(slots[i].open);
-        slots[i].used = false;
-    }
-}
 
 static void
 tick_source(struct ticket_box *box, size_t number)
@@ -142,7 +128,7 @@ ticket_tick(struct ticket_box *box)
 /* ---- keys ---- */
 
 static bool
-derive(struct ticket_box *box, size_t number, uint64_t period, uint8_t key[KEY_SIZE])
+derive(struct ticket_box *box, size_t number, uint64_t period, uint8_t key[KEYOPS_KEY_SIZE])
 {
     char label[] = "tlsagent ticket key", digest[] = "SHA2-256";
     uint8_t secret[TICKET_SECRET_SIZE];
@@ -153,72 +139,80 @@ derive(struct ticket_box *box, size_t number, uint64_t period, uint8_t key[KEY_S
     params[1] = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, secret, sizeof(secret));
     params[2] = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO, label, sizeof(label) - 1);
     params[3] = OSSL_PARAM_construct_end();
-    done = done && EVP_KDF_derive(box->kdf, key, KEY_SIZE, params) == 1;
+    done = done && EVP_KDF_derive(box->kdf, key, KEYOPS_KEY_SIZE, params) == 1;
     EVP_KDF_CTX_reset(box->kdf); /* it keeps a copy of the secret */
     OPENSSL_cleanse(secret, sizeof(secret));
     return done;
 }
 
-/* The slot of a period with its key expanded, or NULL if it is forgotten or libcrypto failed. */
+/* The slot of a period with its key set up, or NULL if it is forgotten or libcrypto failed. */
 static struct slot *
 find_slot(struct ticket_box *box, size_t number, uint64_t period)
 {
     struct slot *slot = &box->sources[number].slots[period % SLOTS];
-    uint8_t key[KEY_SIZE];
-    bool ready;
+    char digest[] = "SHA2-256";
+    OSSL_PARAM params[2] = {
+        OSSL_PARAM_construct_utf8_string(OSSL_MAC_PARAM_DIGEST, digest, 0),
+        OSSL_PARAM_construct_end(),
+    };
+    uint8_t key[KEYOPS_KEY_SIZE];
 
-    if (slot->used && slot->period == period)
+    if (slot->mac != NULL && slot->period == period)
         return slot;
-    ready = derive(box, number, period, key) &&
-            EVP_EncryptInit_ex2(slot->seal, box->cipher, key, NULL, NULL) == 1 &&
-            EVP_DecryptInit_ex2(slot->open, box->cipher, key, NULL, NULL) == 1;
-    OPENSSL_cleanse(key, sizeof(key));
-    slot->used = ready;
+    EVP_MAC_CTX_free(slot->mac);
+    slot->mac = EVP_MAC_CTX_new(box->hmac);
     slot->period = period;
-    return ready ? slot : NULL;
+    if (!derive(box, number, period, key) ||
+        EVP_MAC_init(slot->mac, key, sizeof(key), params) != 1) {
+        EVP_MAC_CTX_free(slot->mac);
+        slot->mac = NULL;
+    }
+    OPENSSL_cleanse(key, sizeof(key));
+    return slot->mac != NULL ? slot : NULL;
 }
 
-static void
-put_period(uint8_t out[PERIOD_SIZE], uint64_t period)
+/* HKDF-Expand (RFC 5869 section 2.3) for as many bytes as the hash has: one HMAC. */
+static bool
+expand(struct slot *slot, const uint8_t scope[KEYOPS_SCOPE_SIZE],
+       const uint8_t nonce[KEYOPS_NONCE_SIZE], uint8_t key[KEYOPS_KEY_SIZE])
 {
-    for (size_t i = 0; i < PERIOD_SIZE; i++)
-        out[i] = (uint8_t)(period >> (24 - 8 * i));
+    static const uint8_t label[] = "tlsagent one-time key", first = 1;
+    size_t size;
+
+    return EVP_MAC_init(slot->mac, NULL, 0, NULL) == 1 && /* the same key again */
+           EVP_MAC_update(slot->mac, label, sizeof(label) - 1) == 1 &&
+           EVP_MAC_update(slot->mac, scope, KEYOPS_SCOPE_SIZE) == 1 &&
+           EVP_MAC_update(slot->mac, nonce, KEYOPS_NONCE_SIZE) == 1 &&
+           EVP_MAC_update(slot->mac, &first, 1) == 1 &&
+           EVP_MAC_final(slot->mac, key, &size, KEYOPS_KEY_SIZE) == 1 && size == KEYOPS_KEY_SIZE;
 }
 
-/* ---- sealing ---- */
-
-int
-ticket_seal(struct ticket_box *box, const struct keyops_ticket *request, uint8_t *out, size_t *size)
+size_t
+ticket_keys(struct ticket_box *box, const struct keyops_wish *wish, uint32_t *period,
+            struct keyops_ticket_key keys[KEYOPS_KEYS_MAX])
 {
-    uint8_t *period = out + request->data_size, *nonce = period + PERIOD_SIZE,
-            *tag = nonce + NONCE_SIZE;
+    uint8_t nonces[KEYOPS_KEYS_MAX * KEYOPS_NONCE_SIZE];
+    size_t count = wish->keys <= KEYOPS_KEYS_MAX ? wish->keys : KEYOPS_KEYS_MAX;
     struct slot *slot;
-    int length;
 
-    *size = 0;
-    if (request->data_size > KEYOPS_TICKET_MAX)
-        return KEYOPS_BAD_SHAPE;
+    if (count == 0)
+        return 0;
     ticket_tick(box);
     slot = find_slot(box, 0, box->sources[0].now);
-    if (slot == NULL)
+    if (slot == NULL || RAND_bytes(nonces, (int)(count * KEYOPS_NONCE_SIZE)) != 1)
         goto fail;
-    put_period(period, slot->period);
-    /* 2^32 random nonces per key (NIST SP 800-38D section 8.3) are 400,000 tickets a second. */
-    if (RAND_bytes(nonce, NONCE_SIZE) != 1 ||
-        EVP_EncryptInit_ex2(slot->seal, NULL, NULL, nonce, NULL) != 1 ||
-        EVP_EncryptUpdate(slot->seal, NULL, &length, request->scope, KEYOPS_SCOPE_SIZE) != 1 ||
-        EVP_EncryptUpdate(slot->seal, NULL, &length, period, PERIOD_SIZE) != 1 ||
-        EVP_EncryptUpdate(slot->seal, out, &length, request->data, (int)request->data_size) != 1 ||
-        EVP_EncryptFinal_ex(slot->seal, period, &length) != 1 ||
-        EVP_CIPHER_CTX_ctrl(slot->seal, EVP_CTRL_AEAD_GET_TAG, TAG_SIZE, tag) != 1)
-        goto fail;
-    *size = request->data_size + KEYOPS_TICKET_EXTRA;
-    return 0;
+    for (size_t i = 0; i < count; i++) {
+        memcpy(keys[i].nonce, nonces + i * KEYOPS_NONCE_SIZE, KEYOPS_NONCE_SIZE);
+        if (!expand(slot, wish->scope, keys[i].nonce, keys[i].key))
+            goto fail;
+    }
+    *period = (uint32_t)slot->period;
+    return count;
 
 fail:
     ERR_clear_error();
-    OPENSSL_cleanse(out, request->data_size);
-    return KEYOPS_INTERNAL;
+    OPENSSL_cleanse(keys, count * sizeof(keys[0]));
+    return 0;
 }
 
 /* ---- opening ---- */
@@ -261,13 +255,12 @@ judge_period(struct ticket_box *box, size_t number, uint64_t period)
 
 static int
 open_under(struct ticket_box *box, size_t number, uint64_t period,
-           const struct keyops_ticket *request, uint8_t *out)
+           const struct keyops_open_ticket *request, uint8_t *out)
 {
-    size_t plain_size = request->data_size - KEYOPS_TICKET_EXTRA;
-    const uint8_t *period_bytes = request->data + plain_size, *nonce = period_bytes + PERIOD_SIZE,
-                  *tag = nonce + NONCE_SIZE;
-    int refusal = judge_period(box, number, period), length = 0;
+    int refusal = judge_period(box, number, period);
+    uint8_t key[KEYOPS_KEY_SIZE];
     struct slot *slot;
+    bool done;
 
     if (refusal != 0)
         return refusal;
@@ -276,15 +269,11 @@ open_under(struct ticket_box *box, size_t number, uint64_t period,
         ERR_clear_error();
         return KEYOPS_OLD_TICKET;
     }
-    if (EVP_DecryptInit_ex2(slot->open, NULL, NULL, nonce, NULL) != 1 ||
-        EVP_DecryptUpdate(slot->open, NULL, &length, request->scope, KEYOPS_SCOPE_SIZE) != 1 ||
-        EVP_DecryptUpdate(slot->open, NULL, &length, period_bytes, PERIOD_SIZE) != 1 ||
-        EVP_DecryptUpdate(slot->open, out + 1, &length, request->data, (int)plain_size) != 1 ||
-        EVP_CIPHER_CTX_ctrl(slot->open, EVP_CTRL_AEAD_SET_TAG, TAG_SIZE, (void *)(uintptr_t)tag) !=
-            1 ||
-        EVP_DecryptFinal_ex(slot->open, out + 1 + plain_size, &length) != 1) {
+    done = expand(slot, request->wish.scope, request->data, key) &&
+           onetime_open(&box->cipher, key, request, out + 1);
+    OPENSSL_cleanse(key, sizeof(key));
+    if (!done) {
         ERR_clear_error();
-        OPENSSL_cleanse(out, 1 + plain_size);
         return KEYOPS_BAD_TICKET;
     }
     out[0] = number != 0 || period < box->sources[number].now;
@@ -292,7 +281,8 @@ open_under(struct ticket_box *box, size_t number, uint64_t period,
 }
 
 int
-ticket_open(struct ticket_box *box, const struct keyops_ticket *request, uint8_t *out, size_t *size)
+ticket_open(struct ticket_box *box, const struct keyops_open_ticket *request, uint8_t *out,
+            size_t *size)
 {
     const uint8_t *period_bytes;
     uint64_t period = 0;
@@ -305,8 +295,8 @@ ticket_open(struct ticket_box *box, const struct keyops_ticket *request, uint8_t
     if (!may_open(box))
         return KEYOPS_TOO_OFTEN;
     ticket_tick(box);
-    period_bytes = request->data + request->data_size - KEYOPS_TICKET_EXTRA;
-    for (size_t i = 0; i < PERIOD_SIZE; i++)
+    period_bytes = request->data + request->data_size - ONETIME_TAIL;
+    for (size_t i = 0; i < KEYOPS_PERIOD_SIZE; i++)
         period = period << 8 | period_bytes[i];
     for (size_t i = 0; i < TICKET_SOURCES && refusal != 0; i++) {
         int reason;
@@ -319,7 +309,7 @@ ticket_open(struct ticket_box *box, const struct keyops_ticket *request, uint8_t
     }
     if (refusal != 0)
         return refusal;
-    *size = request->data_size - KEYOPS_TICKET_EXTRA + 1;
+    *size = 1 + request->data_size - KEYOPS_TICKET_EXTRA;
     return 0;
 }
 

@@ -95,7 +95,7 @@ put_pong(struct wire_writer *writer, const struct control_pong *m)
 {
     wire_put_u32(writer, m->number);
     wire_put_u64(writer, m->signatures);
-    wire_put_u64(writer, m->tickets_sealed);
+    wire_put_u64(writer, m->ticket_keys);
     wire_put_u64(writer, m->tickets_opened);
     wire_put_u64(writer, m->refusals);
     wire_put_u32(writer, m->workers);
@@ -109,7 +109,7 @@ get_pong(struct wire_reader *reader, struct control_pong *m)
 {
     m->number = wire_get_u32(reader);
     m->signatures = wire_get_u64(reader);
-    m->tickets_sealed = wire_get_u64(reader);
+    m->ticket_keys = wire_get_u64(reader);
     m->tickets_opened = wire_get_u64(reader);
     m->refusals = wire_get_u64(reader);
     m->workers = wire_get_u32(reader);

@@ -79,7 +79,7 @@ struct control_ping {
 struct control_pong {
     uint32_t number; /* of the PING */
     uint64_t signatures;
-    uint64_t tickets_sealed;
+    uint64_t ticket_keys;
     uint64_t tickets_opened;
     uint64_t refusals;
     uint32_t workers;          /* channels open now */

@@ -5,18 +5,23 @@
 
 #include "protocol/wire.h"
 
+_Static_assert(sizeof(struct keyops_ticket_key) == KEYOPS_NONCE_SIZE + KEYOPS_KEY_SIZE &&
+                   KEYOPS_KEYS_SIZE <= UINT8_MAX,
+               "it lies in a message as it is");
+
 const struct channel_rule keyops_keeper_rules[] = {
-    {KEYOPS_SIGN_TLS13, 0, 12 + 32, 12 + KEYOPS_HASH_MAX},
-    {KEYOPS_SIGN_TLS12_SERVER, 0, 76, 76 + KEYOPS_PARAMETERS_MAX},
-    {KEYOPS_SEAL_TICKET, 0, 40, 40 + KEYOPS_TICKET_MAX},
-    {KEYOPS_OPEN_TICKET, 0, 40 + KEYOPS_TICKET_EXTRA, 40 + KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA},
+    {KEYOPS_SIGN_TLS13, 0, 12 + 32 + KEYOPS_WISH_SIZE, 12 + KEYOPS_HASH_MAX + KEYOPS_WISH_SIZE},
+    {KEYOPS_SIGN_TLS12_SERVER, 0, 76 + KEYOPS_WISH_SIZE,
+     76 + KEYOPS_PARAMETERS_MAX + KEYOPS_WISH_SIZE},
+    {KEYOPS_TICKET_KEYS, 0, 4 + KEYOPS_WISH_SIZE, 4 + KEYOPS_WISH_SIZE},
+    {KEYOPS_OPEN_TICKET, 0, 9 + KEYOPS_WISH_SIZE + KEYOPS_TICKET_EXTRA, KEYOPS_OPEN_MAX},
     {KEYOPS_FILTERS, 0, 4, 4},
 };
 const size_t keyops_keeper_rule_count = sizeof(keyops_keeper_rules) / sizeof(struct channel_rule);
 
 const struct channel_rule keyops_handshaker_rules[] = {
     {KEYOPS_HELLO, 0, 1, KEYOPS_BUILD_MAX},
-    {KEYOPS_ANSWER, 0, 8, 8 + KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA},
+    {KEYOPS_ANSWER, 0, 9, KEYOPS_ANSWER_MAX},
     {KEYOPS_REFUSAL, 0, 5, 5},
 };
 const size_t keyops_handshaker_rule_count =
@@ -30,6 +35,22 @@ get_array(struct wire_reader *reader, unsigned prefix, uint8_t *dst, size_t max,
 
     if (bytes != NULL)
         memcpy(dst, bytes, *size);
+}
+
+static void
+put_wish(struct wire_writer *writer, const struct keyops_wish *wish)
+{
+    wire_put_u8(writer, wish->keys);
+    wire_put_bytes(writer, wish->scope, sizeof(wish->scope));
+}
+
+static void
+get_wish(struct wire_reader *reader, struct keyops_wish *wish)
+{
+    wish->keys = wire_get_u8(reader);
+    wire_get_bytes(reader, wish->scope, sizeof(wish->scope));
+    if (wish->keys > KEYOPS_KEYS_MAX)
+        reader->failed = true;
 }
 
 size_t
@@ -63,6 +84,7 @@ keyops_put_sign_tls13(const struct keyops_sign_tls13 *m, void *buffer, size_t si
     wire_put_u16(&writer, m->scheme);
     wire_put_u8(&writer, m->role);
     wire_put_string(&writer, 1, m->hash, m->hash_size);
+    put_wish(&writer, &m->wish);
     return wire_size(&writer);
 }
 
@@ -78,6 +100,7 @@ keyops_get_sign_tls13(struct keyops_sign_tls13 *m, const void *body, size_t size
     m->scheme = wire_get_u16(&reader);
     m->role = wire_get_u8(&reader);
     get_array(&reader, 1, m->hash, sizeof(m->hash), &m->hash_size);
+    get_wish(&reader, &m->wish);
     return wire_done(&reader);
 }
 
@@ -93,6 +116,7 @@ keyops_put_sign_tls12_server(const struct keyops_sign_tls12_server *m, void *buf
     wire_put_bytes(&writer, m->client_random, sizeof(m->client_random));
     wire_put_bytes(&writer, m->server_random, sizeof(m->server_random));
     wire_put_string(&writer, 2, m->parameters, m->parameters_size);
+    put_wish(&writer, &m->wish);
     return wire_size(&writer);
 }
 
@@ -109,30 +133,55 @@ keyops_get_sign_tls12_server(struct keyops_sign_tls12_server *m, const void *bod
     wire_get_bytes(&reader, m->client_random, sizeof(m->client_random));
     wire_get_bytes(&reader, m->server_random, sizeof(m->server_random));
     get_array(&reader, 2, m->parameters, sizeof(m->parameters), &m->parameters_size);
+    get_wish(&reader, &m->wish);
     return wire_done(&reader);
 }
 
 size_t
-keyops_put_ticket(const struct keyops_ticket *m, void *buffer, size_t size)
+keyops_put_ticket_keys(const struct keyops_ticket_keys *m, void *buffer, size_t size)
 {
     struct wire_writer writer;
 
     wire_writer_init(&writer, buffer, size);
     wire_put_u32(&writer, m->number);
-    wire_put_bytes(&writer, m->scope, sizeof(m->scope));
+    put_wish(&writer, &m->wish);
+    return wire_size(&writer);
+}
+
+bool
+keyops_get_ticket_keys(struct keyops_ticket_keys *m, const void *body, size_t size)
+{
+    struct wire_reader reader;
+
+    wire_reader_init(&reader, body, size);
+    m->number = wire_get_u32(&reader);
+    get_wish(&reader, &m->wish);
+    return wire_done(&reader);
+}
+
+size_t
+keyops_put_open_ticket(const struct keyops_open_ticket *m, void *buffer, size_t size)
+{
+    struct wire_writer writer;
+
+    wire_writer_init(&writer, buffer, size);
+    wire_put_u32(&writer, m->number);
+    put_wish(&writer, &m->wish);
+    wire_put_string(&writer, 1, m->id, m->id_size);
     wire_put_string(&writer, 4, m->data, m->data_size);
     return wire_size(&writer);
 }
 
 bool
-keyops_get_ticket(struct keyops_ticket *m, const void *body, size_t size)
+keyops_get_open_ticket(struct keyops_open_ticket *m, const void *body, size_t size)
 {
     struct wire_reader reader;
 
     memset(m, 0, sizeof(*m));
     wire_reader_init(&reader, body, size);
     m->number = wire_get_u32(&reader);
-    wire_get_bytes(&reader, m->scope, sizeof(m->scope));
+    get_wish(&reader, &m->wish);
+    get_array(&reader, 1, m->id, sizeof(m->id), &m->id_size);
     m->data = wire_get_string(&reader, 4, KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA, &m->data_size);
     return wire_done(&reader);
 }
@@ -157,27 +206,48 @@ keyops_get_filters(struct keyops_filters *m, const void *body, size_t size)
     return wire_done(&reader);
 }
 
+/* Keys are a string of the period and the keys, or empty. */
 size_t
 keyops_put_answer(const struct keyops_answer *m, void *buffer, size_t size)
 {
+    size_t keys_size = m->key_count * sizeof(m->keys[0]);
     struct wire_writer writer;
 
     wire_writer_init(&writer, buffer, size);
     wire_put_u32(&writer, m->number);
     wire_put_string(&writer, 4, m->data, m->size);
-    return wire_size(&writer);
+    if (m->key_count == 0) {
+        wire_put_u8(&writer, 0);
+    } else {
+        wire_put_u8(&writer, (uint8_t)(KEYOPS_PERIOD_SIZE + keys_size));
+        wire_put_u32(&writer, m->period);
+        wire_put_bytes(&writer, m->keys, keys_size);
+    }
+    return m->key_count <= KEYOPS_KEYS_MAX ? wire_size(&writer) : 0;
 }
 
 bool
 keyops_get_answer(struct keyops_answer *m, const void *body, size_t size)
 {
-    struct wire_reader reader;
+    struct wire_reader reader, keys;
+    const uint8_t *bytes;
+    size_t keys_size;
 
     memset(m, 0, sizeof(*m));
     wire_reader_init(&reader, body, size);
     m->number = wire_get_u32(&reader);
-    m->data = wire_get_string(&reader, 4, CHANNEL_BODY_MAX, &m->size);
-    return wire_done(&reader);
+    m->data = wire_get_string(&reader, 4, 1 + KEYOPS_TICKET_MAX, &m->size);
+    bytes = wire_get_string(&reader, 1, KEYOPS_KEYS_SIZE, &keys_size);
+    if (!wire_done(&reader) || keys_size == 0)
+        return wire_done(&reader);
+    wire_reader_init(&keys, bytes, keys_size);
+    m->period = wire_get_u32(&keys);
+    keys_size = (size_t)(keys.end - keys.next);
+    if (keys.failed || keys_size == 0 || keys_size % sizeof(m->keys[0]) != 0)
+        return false;
+    m->key_count = keys_size / sizeof(m->keys[0]);
+    m->keys = (const struct keyops_ticket_key *)keys.next;
+    return true;
 }
 
 size_t

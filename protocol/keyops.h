@@ -19,7 +19,7 @@ enum keyops_type {
     KEYOPS_HELLO = 1,         /* keeper -> handshaker, once: build id */
     KEYOPS_SIGN_TLS13,        /* request */
     KEYOPS_SIGN_TLS12_SERVER, /* request */
-    KEYOPS_SEAL_TICKET,       /* request */
+    KEYOPS_TICKET_KEYS,       /* request: to seal tickets with, one each */
     KEYOPS_OPEN_TICKET,       /* request */
     KEYOPS_FILTERS,           /* request: how tickets of ours are told from others' */
     KEYOPS_ANSWER = 64,       /* keeper -> handshaker: result bytes */
@@ -49,7 +49,18 @@ enum keyops_refusal {
 #define KEYOPS_SIGNATURE_MAX  512 /* RSA-4096 */
 #define KEYOPS_SCOPE_SIZE     32
 #define KEYOPS_TICKET_MAX     16384 /* plaintext session */
-#define KEYOPS_TICKET_EXTRA   32    /* what sealing adds: period (4), nonce (12), tag (16) */
+
+/* A sealed session is: nonce, ciphertext (as long as the session), period (32 bits), tag. */
+#define KEYOPS_NONCE_SIZE   16
+#define KEYOPS_PERIOD_SIZE  4
+#define KEYOPS_TAG_SIZE     16
+#define KEYOPS_TICKET_EXTRA (KEYOPS_NONCE_SIZE + KEYOPS_PERIOD_SIZE + KEYOPS_TAG_SIZE)
+
+#define KEYOPS_ID_MAX 32 /* TLS 1.2 session id */
+
+/* One-time keys in one answer. A connection that gives out more tickets asks again. */
+#define KEYOPS_KEYS_MAX 4
+#define KEYOPS_KEY_SIZE 32
 
 /* Key name and HMAC key of a ticket. The HMAC is a filter in front of the keeper, no protection. */
 #define KEYOPS_KEY_NAME_SIZE 16
@@ -58,6 +69,28 @@ enum keyops_refusal {
 #define KEYOPS_FILTERS_MAX   2
 
 #define KEYOPS_BUILD_MAX 64 /* with the NUL */
+
+/* Bodies at most. */
+#define KEYOPS_WISH_SIZE (1 + KEYOPS_SCOPE_SIZE)
+#define KEYOPS_OPEN_MAX                                                                            \
+    (4 + KEYOPS_WISH_SIZE + 1 + KEYOPS_ID_MAX + 4 + KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA)
+#define KEYOPS_KEYS_SIZE                                                                           \
+    (KEYOPS_PERIOD_SIZE + KEYOPS_KEYS_MAX * (KEYOPS_NONCE_SIZE + KEYOPS_KEY_SIZE))
+#define KEYOPS_ANSWER_MAX (4 + 4 + 1 + KEYOPS_TICKET_MAX + 1 + KEYOPS_KEYS_SIZE)
+
+/* Seals one session and no other; what it is derived from is in agent/ticket.h. Bytes only: it lies
+ * in a message as it is. */
+struct keyops_ticket_key {
+    uint8_t nonce[KEYOPS_NONCE_SIZE];
+    uint8_t key[KEYOPS_KEY_SIZE];
+};
+
+/* So many one-time keys are wanted with the answer, for sessions of this scope: a digest of all
+ * that a session is bound to. */
+struct keyops_wish {
+    uint8_t keys; /* KEYOPS_KEYS_MAX at most */
+    uint8_t scope[KEYOPS_SCOPE_SIZE];
+};
 
 struct keyops_hello {
     char build[KEYOPS_BUILD_MAX]; /* must equal ours */
@@ -70,6 +103,7 @@ struct keyops_sign_tls13 {
     uint8_t role;    /* enum keyops_role */
     size_t hash_size;
     uint8_t hash[KEYOPS_HASH_MAX]; /* transcript hash */
+    struct keyops_wish wish;
 };
 
 struct keyops_sign_tls12_server {
@@ -80,16 +114,24 @@ struct keyops_sign_tls12_server {
     uint8_t server_random[KEYOPS_RANDOM_SIZE];
     size_t parameters_size;
     uint8_t parameters[KEYOPS_PARAMETERS_MAX]; /* ServerECDHParams, RFC 8422 section 5.4 */
+    struct keyops_wish wish;
 };
 
-/* SEAL: data is the session; the answer is ciphertext (as long as the session), the period of
- *       the key (32 bits), nonce, tag. The keeper chooses period and nonce.
- * OPEN: data is what a SEAL answered; the answer is one byte, 1 if the key is no longer the
- *       current one and the ticket should be renewed, and the session. */
-struct keyops_ticket {
+/* The answer has keys and no result: for tickets beyond those that came with a signature. */
+struct keyops_ticket_keys {
     uint32_t number;
-    uint8_t scope[KEYOPS_SCOPE_SIZE]; /* digest of all that the ticket is bound to */
-    const uint8_t *data;
+    struct keyops_wish wish;
+};
+
+/* The result is one byte, 1 if the key is no longer of the current period and the ticket should be
+ * renewed, and the session. id: of a session in the cache, which is good for it only; empty for a
+ * ticket. */
+struct keyops_open_ticket {
+    uint32_t number;
+    struct keyops_wish wish; /* its scope is the ticket's, too */
+    size_t id_size;
+    uint8_t id[KEYOPS_ID_MAX];
+    const uint8_t *data; /* sealed; in the message */
     size_t data_size;
 };
 
@@ -102,6 +144,9 @@ struct keyops_answer {
     uint32_t number;
     const uint8_t *data; /* in the message */
     size_t size;
+    size_t key_count; /* as many as were wanted, or fewer: not every request brings them */
+    uint32_t period;  /* of the keys */
+    const struct keyops_ticket_key *keys; /* in the message */
 };
 
 struct keyops_refused {
@@ -125,8 +170,10 @@ size_t keyops_put_sign_tls12_server(const struct keyops_sign_tls12_server *m, vo
                                     size_t size);
 bool keyops_get_sign_tls12_server(struct keyops_sign_tls12_server *m, const void *body,
                                   size_t size);
-size_t keyops_put_ticket(const struct keyops_ticket *m, void *buffer, size_t size);
-bool keyops_get_ticket(struct keyops_ticket *m, const void *body, size_t size);
+size_t keyops_put_ticket_keys(const struct keyops_ticket_keys *m, void *buffer, size_t size);
+bool keyops_get_ticket_keys(struct keyops_ticket_keys *m, const void *body, size_t size);
+size_t keyops_put_open_ticket(const struct keyops_open_ticket *m, void *buffer, size_t size);
+bool keyops_get_open_ticket(struct keyops_open_ticket *m, const void *body, size_t size);
 size_t keyops_put_filters(const struct keyops_filters *m, void *buffer, size_t size);
 bool keyops_get_filters(struct keyops_filters *m, const void *body, size_t size);
 size_t keyops_put_answer(const struct keyops_answer *m, void *buffer, size_t size);

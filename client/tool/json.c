@@ -53,9 +53,9 @@ print_process(const struct admin_process *process)
     printf(", \"workers\": %" PRIu32 ", \"in_flight\": %" PRIu32 ", \"waiting\": %" PRIu32
            ", \"channels_refused\": %" PRIu64,
            pong->workers, pong->in_flight, pong->waiting, pong->channels_refused);
-    printf(", \"signatures\": %" PRIu64 ", \"tickets_sealed\": %" PRIu64
+    printf(", \"signatures\": %" PRIu64 ", \"ticket_keys\": %" PRIu64
            ", \"tickets_opened\": %" PRIu64 ", \"requests_refused\": %" PRIu64 "}",
-           pong->signatures, pong->tickets_sealed, pong->tickets_opened, pong->refusals);
+           pong->signatures, pong->ticket_keys, pong->tickets_opened, pong->refusals);
 }
 
 static void

@@ -254,9 +254,9 @@ print_process(const struct admin_process *process)
     printf("%-11s %-6s %7s %9s %8" PRIu32, tool_role_name(process->role), cell, pid, age,
            process->restarts);
     if (process->role == CONTROL_KEEPER)
-        printf("   %" PRIu64 " signatures, %" PRIu64 " tickets sealed, %" PRIu64 " opened, %" PRIu64
-               " requests refused\n",
-               pong->signatures, pong->tickets_sealed, pong->tickets_opened, pong->refusals);
+        printf("   %" PRIu64 " signatures, %" PRIu64 " ticket keys, %" PRIu64
+               " tickets opened, %" PRIu64 " requests refused\n",
+               pong->signatures, pong->ticket_keys, pong->tickets_opened, pong->refusals);
     else if (process->role == CONTROL_HANDSHAKER)
         printf("   %" PRIu32 " workers, %" PRIu32 " in flight, %" PRIu32 " waiting, %" PRIu64
                " channels refused\n",

@@ -222,9 +222,9 @@ def flip(at):
 CHANGES = {
     "unchanged": (lambda ticket: ticket, None),
     "key name": (flip(3), "ticket_unknown"),
-    "unused IV": (flip(20), "ticket_bad"),
+    "nonce": (flip(20), "ticket_bad"),
     "ciphertext": (flip(40), "ticket_bad"),
-    "period": (flip(-32 - 16 - 12 - 1), "ticket_bad"),
+    "period": (flip(-32 - 16 - 1), "ticket_bad"),
     "tag": (flip(-33), "ticket_bad"),
     "HMAC": (flip(-1), "ticket_bad"),
     "one byte short": (lambda ticket: ticket[:-1], "ticket_bad"),

@@ -6,6 +6,7 @@
 #include "tests/fuzz/fuzz.h"
 
 #include "agent/keyring.h"
+#include "agent/onetime.h"
 #include "agent/ticket.h"
 #include "protocol/channel.h"
 #include "protocol/keyops.h"
@@ -13,6 +14,7 @@
 
 static struct keyring *fuzz_ring;
 static struct ticket_box *fuzz_tickets;
+static struct onetime_cipher fuzz_cipher;
 
 static uint64_t
 fuzz_clock(void)
@@ -34,6 +36,7 @@ fuzz_keyops_start(void)
     secret = keeper_secret_part(KEY_COUNT);
     fuzz_ring = fixture_keep(keyring_new(secret, KEY_COUNT, &error));
     FUZZ_REQUIRE(ticket_state_fill(&page, NULL, &plan));
+    FUZZ_REQUIRE(onetime_cipher_init(&fuzz_cipher));
     fuzz_tickets = fixture_keep(ticket_box_new(&page, fuzz_clock, &error));
 }
 
@@ -69,39 +72,64 @@ fuzz_tls12(const uint8_t *body, size_t size)
     FUZZ_REQUIRE(refusal != 0 || (request.parameters_size >= 36 && request.parameters[0] == 3));
 }
 
+/* Keys as wished, and a session sealed with one of them opens; what the fuzzer sealed does not. */
 static void
-fuzz_ticket(const uint8_t *body, size_t size, bool open)
+fuzz_keys(const uint8_t *body, size_t size)
 {
-    static uint8_t out[KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA];
-    struct keyops_ticket request, back;
-    uint8_t *copy;
+    static uint8_t sealed[128], out[1 + KEYOPS_TICKET_MAX];
+    struct keyops_ticket_keys request;
+    struct keyops_ticket_key keys[KEYOPS_KEYS_MAX];
+    struct keyops_answer answer = {.keys = keys};
+    struct keyops_open_ticket back = {.data = sealed};
+    struct onetime_keys in_hand = {.count = 0};
     size_t made = 0;
 
-    if (!keyops_get_ticket(&request, body, size))
+    if (!keyops_get_ticket_keys(&request, body, size))
         return;
-    if (open) {
-        FUZZ_REQUIRE(request.data_size < KEYOPS_TICKET_EXTRA ||
-                     ticket_open(fuzz_tickets, &request, out, &made) != 0);
-        return;
+    answer.key_count = ticket_keys(fuzz_tickets, &request.wish, &answer.period, keys);
+    FUZZ_REQUIRE(answer.key_count == request.wish.keys);
+    onetime_take(&in_hand, &answer, request.wish.scope);
+    while (in_hand.count > 0) {
+        memcpy(sealed, onetime_nonce(&in_hand), KEYOPS_NONCE_SIZE);
+        FUZZ_REQUIRE(onetime_seal(&fuzz_cipher, &in_hand, NULL, 0, body, size,
+                                  sealed + KEYOPS_NONCE_SIZE, sealed + KEYOPS_NONCE_SIZE + size));
+        back.wish = request.wish;
+        back.data_size = size + KEYOPS_TICKET_EXTRA;
+        FUZZ_REQUIRE(ticket_open(fuzz_tickets, &back, out, &made) == 0);
+        FUZZ_REQUIRE(made == size + 1 && memcmp(out + 1, body, size) == 0);
     }
-    if (request.data_size > KEYOPS_TICKET_MAX ||
-        ticket_seal(fuzz_tickets, &request, out, &made) != 0)
+}
+
+static void
+fuzz_ticket(const uint8_t *body, size_t size)
+{
+    static uint8_t out[1 + KEYOPS_TICKET_MAX];
+    struct keyops_open_ticket request;
+    size_t made = 0;
+
+    if (keyops_get_open_ticket(&request, body, size))
+        FUZZ_REQUIRE(ticket_open(fuzz_tickets, &request, out, &made) != 0 && made == 0);
+}
+
+/* The other way round: a hostile keeper. */
+static void
+fuzz_answer(const uint8_t *body, size_t size)
+{
+    static const uint8_t scope[KEYOPS_SCOPE_SIZE];
+    struct onetime_keys in_hand = {.count = 0};
+    struct keyops_answer answer;
+
+    if (!keyops_get_answer(&answer, body, size))
         return;
-    FUZZ_REQUIRE(made == request.data_size + KEYOPS_TICKET_EXTRA);
-    copy = fuzz_copy(out, made);
-    back = request;
-    back.data = copy;
-    back.data_size = made;
-    FUZZ_REQUIRE(ticket_open(fuzz_tickets, &back, out, &made) == 0);
-    FUZZ_REQUIRE(made == request.data_size + 1 &&
-                 memcmp(out + 1, request.data, request.data_size) == 0);
-    free(copy);
+    FUZZ_REQUIRE(answer.key_count <= KEYOPS_KEYS_MAX && answer.size <= 1 + KEYOPS_TICKET_MAX);
+    onetime_take(&in_hand, &answer, scope);
+    FUZZ_REQUIRE(in_hand.count == answer.key_count);
+    onetime_wipe(&in_hand);
 }
 
 static void
 fuzz_keyops(const uint8_t *data, size_t size)
 {
-    struct keyops_answer answer;
     struct keyops_refused refused;
     struct keyops_hello hello;
     uint8_t *body;
@@ -118,14 +146,14 @@ fuzz_keyops(const uint8_t *data, size_t size)
     case KEYOPS_SIGN_TLS12_SERVER:
         fuzz_tls12(body, size);
         break;
-    case KEYOPS_SEAL_TICKET:
-        fuzz_ticket(body, size, false);
+    case KEYOPS_TICKET_KEYS:
+        fuzz_keys(body, size);
         break;
     case KEYOPS_OPEN_TICKET:
-        fuzz_ticket(body, size, true);
+        fuzz_ticket(body, size);
         break;
-    case KEYOPS_ANSWER: /* the other way round: a hostile keeper */
-        (void)keyops_get_answer(&answer, body, size);
+    case KEYOPS_ANSWER:
+        fuzz_answer(body, size);
         break;
     case KEYOPS_REFUSAL:
         (void)keyops_get_refused(&refused, body, size);

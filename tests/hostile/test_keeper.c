@@ -9,6 +9,7 @@
 #include <openssl/cms.h>
 
 #include "agent/keyring.h"
+#include "agent/onetime.h"
 #include "tests/unit/keeper_fixture.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -188,36 +189,129 @@ START_TEST(tls12_shapes_that_are_none_are_refused)
 }
 END_TEST
 
+/* ---- one-time keys and tickets ---- */
+
+/* Take the keys out of the answer that came last. */
+static struct onetime_keys
+take_keys(size_t result_size)
+{
+    struct onetime_keys keys = {.count = 0};
+    const uint8_t scope[KEYOPS_SCOPE_SIZE] = {1};
+    struct keyops_answer answer;
+
+    ck_assert(keyops_get_answer(&answer, message.body, message.size) && answer.number == 5);
+    ck_assert_uint_eq(answer.size, result_size);
+    onetime_take(&keys, &answer, scope);
+    return keys;
+}
+
+static int
+ask_keys(uint8_t count)
+{
+    struct keyops_ticket_keys request = {.number = 5, .wish = {.keys = count, .scope = {1}}};
+    uint8_t body[64];
+
+    return ask(KEYOPS_TICKET_KEYS, body, keyops_put_ticket_keys(&request, body, sizeof(body)));
+}
+
+static int
+ask_open(const struct keyops_open_ticket *request)
+{
+    static uint8_t body[KEYOPS_OPEN_MAX];
+
+    return ask(KEYOPS_OPEN_TICKET, body, keyops_put_open_ticket(request, body, sizeof(body)));
+}
+
+/* "session", sealed as a handshaker does. */
+static size_t
+seal_with(struct onetime_keys *keys, uint8_t *sealed)
+{
+    struct onetime_cipher cipher;
+
+    ck_assert(onetime_cipher_init(&cipher));
+    memcpy(sealed, onetime_nonce(keys), KEYOPS_NONCE_SIZE);
+    sealed += KEYOPS_NONCE_SIZE;
+    ck_assert(
+        onetime_seal(&cipher, keys, NULL, 0, (const uint8_t *)"session", 7, sealed, sealed + 7));
+    onetime_cipher_free(&cipher);
+    return 7 + KEYOPS_TICKET_EXTRA;
+}
+
+/* Exactly as many as were asked for, with what is answered and with nothing that is refused; no two
+ * are the same. */
+START_TEST(keys_come_as_wished_and_with_answers_only)
+{
+    struct keyops_sign_tls13 tls13 = honest_tls13(KEY_P256, 0x0403);
+    struct keyops_sign_tls12_server tls12 = honest_tls12(KEY_RSA, 0x0401);
+    struct keyops_ticket_key seen[64];
+    struct onetime_keys keys;
+    size_t count = 0;
+
+    for (uint8_t wished = 0; wished <= KEYOPS_KEYS_MAX; wished++) {
+        struct keyops_answer answer;
+
+        for (int i = 0; i < 3; i++) {
+            tls13.wish.keys = tls12.wish.keys = wished;
+            ck_assert_int_eq(i == 0   ? ask_tls13(&tls13)
+                             : i == 1 ? ask_tls12(&tls12)
+                                      : ask_keys(wished),
+                             0);
+            ck_assert(keyops_get_answer(&answer, message.body, message.size));
+            ck_assert_uint_eq(answer.key_count, wished);
+            ck_assert(i < 2 ? answer.size > 0 : answer.size == 0);
+            memcpy(seen + count, answer.keys, wished * sizeof(seen[0]));
+            count += wished;
+        }
+    }
+    for (size_t i = 0; i < count; i++)
+        for (size_t j = 0; j < i; j++)
+            ck_assert(memcmp(seen[i].nonce, seen[j].nonce, KEYOPS_NONCE_SIZE) != 0 &&
+                      memcmp(seen[i].key, seen[j].key, KEYOPS_KEY_SIZE) != 0);
+    ck_assert_uint_eq(keeper_totals(&run).ticket_keys, count);
+    tls13.scheme = 0x0201; /* refused: no keys either */
+    ck_assert_int_eq(ask_tls13(&tls13), KEYOPS_BAD_SCHEME);
+    tls12.parameters_size--;
+    ck_assert_int_eq(ask_tls12(&tls12), KEYOPS_BAD_SHAPE);
+    ck_assert_uint_eq(keeper_totals(&run).ticket_keys, count);
+    ck_assert_int_eq(ask_keys(1), 0);
+    keys = take_keys(0);
+    ck_assert_uint_eq(keys.count, 1);
+}
+END_TEST
+
 START_TEST(tickets_of_others_are_refused)
 {
-    static uint8_t body[KEYOPS_TICKET_MAX + 256], sealed[KEYOPS_TICKET_MAX + 64];
-    struct keyops_ticket request = {
-        .number = 5, .scope = {1}, .data = (const uint8_t *)"session", .data_size = 7};
+    static uint8_t sealed[64];
+    struct keyops_open_ticket request = {
+        .number = 5, .wish = {.keys = 1, .scope = {1}}, .data = sealed};
     struct keyops_answer answer;
+    struct onetime_keys keys;
     size_t size;
 
-    ck_assert_int_eq(ask(KEYOPS_SEAL_TICKET, body, keyops_put_ticket(&request, body, sizeof(body))),
-                     0);
-    ck_assert(keyops_get_answer(&answer, message.body, message.size) && answer.number == 5);
-    ck_assert_uint_eq(answer.size, 7 + KEYOPS_TICKET_EXTRA);
-    size = answer.size;
-    memcpy(sealed, answer.data, size);
-    request.data = sealed;
-    request.data_size = size;
-    ck_assert_int_eq(ask(KEYOPS_OPEN_TICKET, body, keyops_put_ticket(&request, body, sizeof(body))),
-                     0);
+    ck_assert_int_eq(ask_keys(1), 0);
+    keys = take_keys(0);
+    size = request.data_size = seal_with(&keys, sealed);
+    ck_assert_int_eq(ask_open(&request), 0);
     ck_assert(keyops_get_answer(&answer, message.body, message.size));
     ck_assert_mem_eq(answer.data, "\0session", 8);
-    request.scope[31] ^= 1;
-    ck_assert_int_eq(ask(KEYOPS_OPEN_TICKET, body, keyops_put_ticket(&request, body, sizeof(body))),
-                     KEYOPS_BAD_TICKET);
-    request.scope[31] ^= 1;
+    /* It brought a key for its successor, which is good. */
+    keys = take_keys(8);
+    ck_assert_uint_eq(keys.count, 1);
+    ck_assert_mem_ne(keys.keys[0].nonce, sealed, KEYOPS_NONCE_SIZE);
+    seal_with(&keys, sealed);
+    ck_assert_int_eq(ask_open(&request), 0);
+    request.wish.scope[31] ^= 1;
+    ck_assert_int_eq(ask_open(&request), KEYOPS_BAD_TICKET);
+    request.wish.scope[31] ^= 1;
+    request.id_size = 1;
+    ck_assert_int_eq(ask_open(&request), KEYOPS_BAD_TICKET);
+    request.id_size = 0;
     for (size_t i = 0; i < size; i++) {
         int refusal;
 
         sealed[i] ^= 0x80;
-        refusal = ask(KEYOPS_OPEN_TICKET, body, keyops_put_ticket(&request, body, sizeof(body)));
-        if (i + KEYOPS_TICKET_EXTRA >= size && i + KEYOPS_TICKET_EXTRA < size + 4)
+        refusal = ask_open(&request);
+        if (i + ONETIME_TAIL >= size && i + ONETIME_TAIL < size + 4)
             ck_assert(refusal == KEYOPS_FUTURE_TICKET || refusal == KEYOPS_OLD_TICKET ||
                       refusal == KEYOPS_BAD_TICKET); /* its period */
         else
@@ -225,7 +319,31 @@ START_TEST(tickets_of_others_are_refused)
         sealed[i] ^= 0x80;
     }
     check_that_it_serves();
-    ck_assert_uint_eq(keeper_totals(&run).tickets_opened, 1);
+    ck_assert_uint_eq(keeper_totals(&run).tickets_opened, 2);
+    ck_assert_uint_eq(keeper_totals(&run).ticket_keys, 3);
+}
+END_TEST
+
+/* A taken-over handshaker seals with a key as often as it likes: what it wrote itself is all that
+ * it can read of it. The nonce of somebody else's ticket cannot be asked for: there is no request
+ * with one, but to open, and opening gives out no key of the ticket's. */
+START_TEST(the_key_of_a_ticket_is_not_to_be_had)
+{
+    static uint8_t sealed[64];
+    struct keyops_open_ticket request = {
+        .number = 5, .wish = {.keys = KEYOPS_KEYS_MAX, .scope = {1}}, .data = sealed};
+    struct keyops_ticket_key key;
+    struct onetime_keys keys;
+
+    ck_assert_int_eq(ask_keys(1), 0);
+    keys = take_keys(0);
+    key = keys.keys[0];
+    request.data_size = seal_with(&keys, sealed);
+    for (int i = 0; i < 50; i++) {
+        ck_assert_int_eq(ask_open(&request), 0);
+        ck_assert_ptr_null(memmem(buffer, sizeof(buffer), key.key, KEYOPS_KEY_SIZE));
+        ck_assert_ptr_null(memmem(buffer, sizeof(buffer), key.nonce, KEYOPS_NONCE_SIZE));
+    }
 }
 END_TEST
 
@@ -538,7 +656,7 @@ send_long_parameters(void)
 static void
 send_very_long(void)
 {
-    ck_assert_int_eq(channel_send(run.peer, KEYOPS_SEAL_TICKET, zeros, CHANNEL_BODY_MAX, NULL, 0),
+    ck_assert_int_eq(channel_send(run.peer, KEYOPS_OPEN_TICKET, zeros, CHANNEL_BODY_MAX, NULL, 0),
                      CHANNEL_OK);
 }
 
@@ -547,7 +665,7 @@ send_too_long(void)
 {
     uint8_t *packet = calloc(1, 100000);
 
-    packet[1] = KEYOPS_SEAL_TICKET;
+    packet[1] = KEYOPS_OPEN_TICKET;
     ck_assert_int_eq(send(run.peer, packet, 100000, 0), 100000);
     free(packet);
 }
@@ -555,10 +673,44 @@ send_too_long(void)
 static void
 send_length_bomb(void)
 {
-    uint8_t body[60] = {0};
+    uint8_t body[4 + KEYOPS_WISH_SIZE + 1 + 4 + KEYOPS_TICKET_EXTRA] = {0};
 
-    memset(body + 36, 0xff, 4); /* 4 GiB of ticket */
-    ck_assert_int_eq(channel_send(run.peer, KEYOPS_SEAL_TICKET, body, sizeof(body), NULL, 0),
+    memset(body + 4 + KEYOPS_WISH_SIZE + 1, 0xff, 4); /* 4 GiB of ticket */
+    ck_assert_int_eq(channel_send(run.peer, KEYOPS_OPEN_TICKET, body, sizeof(body), NULL, 0),
+                     CHANNEL_OK);
+}
+
+static void
+send_greed(void)
+{
+    struct keyops_ticket_keys request = {.number = 5, .wish = {.keys = KEYOPS_KEYS_MAX + 1}};
+    uint8_t body[64];
+
+    ck_assert_int_eq(channel_send(run.peer, KEYOPS_TICKET_KEYS, body,
+                                  keyops_put_ticket_keys(&request, body, sizeof(body)), NULL, 0),
+                     CHANNEL_OK);
+}
+
+static void
+send_greed_with_signature(void)
+{
+    struct keyops_sign_tls13 request = honest_tls13(KEY_P256, 0x0403);
+    uint8_t body[256];
+
+    request.wish.keys = 255;
+    ck_assert_int_eq(channel_send(run.peer, KEYOPS_SIGN_TLS13, body,
+                                  keyops_put_sign_tls13(&request, body, sizeof(body)), NULL, 0),
+                     CHANNEL_OK);
+}
+
+static void
+send_long_id(void)
+{
+    uint8_t body[4 + KEYOPS_WISH_SIZE + 1 + KEYOPS_ID_MAX + 1 + 4 + KEYOPS_TICKET_EXTRA] = {0};
+
+    body[4 + KEYOPS_WISH_SIZE] = KEYOPS_ID_MAX + 1;
+    body[sizeof(body) - KEYOPS_TICKET_EXTRA - 1] = KEYOPS_TICKET_EXTRA;
+    ck_assert_int_eq(channel_send(run.peer, KEYOPS_OPEN_TICKET, body, sizeof(body), NULL, 0),
                      CHANNEL_OK);
 }
 
@@ -600,6 +752,9 @@ START_TEST(bad_form_ends_the_keeper)
         {"the longest packet", send_very_long},
         {"longer than any packet", send_too_long},
         {"a length of 4 GiB", send_length_bomb},
+        {"more keys than there are", send_greed},
+        {"the same, with a signature", send_greed_with_signature},
+        {"a long session id", send_long_id},
         {"an fd", send_fd},
         {"fds only", send_fds_only},
     };
@@ -736,7 +891,9 @@ main(int argc, char **argv)
     tcase_add_checked_fixture(tcase, set_up, tear_down);
     tcase_add_test(tcase, what_is_not_allowed_is_refused_and_it_serves_on);
     tcase_add_test(tcase, tls12_shapes_that_are_none_are_refused);
+    tcase_add_test(tcase, keys_come_as_wished_and_with_answers_only);
     tcase_add_test(tcase, tickets_of_others_are_refused);
+    tcase_add_test(tcase, the_key_of_a_ticket_is_not_to_be_had);
     tcase_add_test(tcase, a_csr_hidden_in_the_randoms_is_refused);
     tcase_add_test(tcase, a_signed_mail_hidden_in_the_randoms_is_refused);
     tcase_add_test(tcase, bad_form_ends_the_keeper);

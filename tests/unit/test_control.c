@@ -35,7 +35,7 @@ static uint8_t scratch[CHANNEL_BODY_MAX];
 
 static const struct control_pong pong = {.number = 0x01020304,
                                          .signatures = UINT64_MAX,
-                                         .tickets_sealed = 2,
+                                         .ticket_keys = 2,
                                          .tickets_opened = 3,
                                          .refusals = 4,
                                          .workers = 5,
@@ -47,7 +47,7 @@ static bool
 same_pong(const struct control_pong *a, const struct control_pong *b)
 {
     return a->number == b->number && a->signatures == b->signatures &&
-           a->tickets_sealed == b->tickets_sealed && a->tickets_opened == b->tickets_opened &&
+           a->ticket_keys == b->ticket_keys && a->tickets_opened == b->tickets_opened &&
            a->refusals == b->refusals && a->workers == b->workers && a->in_flight == b->in_flight &&
            a->waiting == b->waiting && a->channels_refused == b->channels_refused;
 }

@@ -29,8 +29,13 @@ get_hello(const uint8_t *body, size_t size)
 static size_t
 put_tls13(uint8_t *buffer, size_t size)
 {
-    const struct keyops_sign_tls13 m = {
-        .number = 1, .key = 70000, .scheme = 0x0804, .role = 1, .hash_size = 48, .hash = {9, 8}};
+    const struct keyops_sign_tls13 m = {.number = 1,
+                                        .key = 70000,
+                                        .scheme = 0x0804,
+                                        .role = 1,
+                                        .hash_size = 48,
+                                        .hash = {9, 8},
+                                        .wish = {.keys = 2, .scope = {6, 5}}};
 
     return keyops_put_sign_tls13(&m, buffer, size);
 }
@@ -41,7 +46,8 @@ get_tls13(const uint8_t *body, size_t size)
     struct keyops_sign_tls13 m;
 
     return keyops_get_sign_tls13(&m, body, size) && m.number == 1 && m.key == 70000 &&
-           m.scheme == 0x0804 && m.role == 1 && m.hash_size == 48 && m.hash[1] == 8;
+           m.scheme == 0x0804 && m.role == 1 && m.hash_size == 48 && m.hash[1] == 8 &&
+           m.wish.keys == 2 && m.wish.scope[1] == 5;
 }
 
 static size_t
@@ -53,7 +59,8 @@ put_tls12(uint8_t *buffer, size_t size)
                                                .client_random = {1, 2},
                                                .server_random = {3, 4},
                                                .parameters_size = 137,
-                                               .parameters = {5, 6}};
+                                               .parameters = {5, 6},
+                                               .wish = {.keys = 1, .scope = {6, 5}}};
 
     return keyops_put_sign_tls12_server(&m, buffer, size);
 }
@@ -65,25 +72,50 @@ get_tls12(const uint8_t *body, size_t size)
 
     return keyops_get_sign_tls12_server(&m, body, size) && m.number == 2 && m.key == 3 &&
            m.scheme == 0x0403 && m.client_random[1] == 2 && m.server_random[1] == 4 &&
-           m.parameters_size == 137 && m.parameters[1] == 6;
+           m.parameters_size == 137 && m.parameters[1] == 6 && m.wish.keys == 1 &&
+           m.wish.scope[1] == 5;
+}
+
+static size_t
+put_ticket_keys(uint8_t *buffer, size_t size)
+{
+    const struct keyops_ticket_keys m = {.number = 7, .wish = {.keys = 4, .scope = {3, 2}}};
+
+    return keyops_put_ticket_keys(&m, buffer, size);
+}
+
+static bool
+get_ticket_keys(const uint8_t *body, size_t size)
+{
+    struct keyops_ticket_keys m;
+
+    return keyops_get_ticket_keys(&m, body, size) && m.number == 7 && m.wish.keys == 4 &&
+           m.wish.scope[1] == 2;
 }
 
 static size_t
 put_ticket(uint8_t *buffer, size_t size)
 {
-    const struct keyops_ticket m = {.number = 4, .scope = {7}, .data = data, .data_size = 300};
+    const struct keyops_open_ticket m = {.number = 4,
+                                         .wish = {.keys = 1, .scope = {7}},
+                                         .id_size = 32,
+                                         .id = {8, 9},
+                                         .data = data,
+                                         .data_size = 300};
 
-    return keyops_put_ticket(&m, buffer, size);
+    return keyops_put_open_ticket(&m, buffer, size);
 }
 
 static bool
 get_ticket(const uint8_t *body, size_t size)
 {
-    struct keyops_ticket m;
+    struct keyops_open_ticket m;
 
-    return keyops_get_ticket(&m, body, size) && m.number == 4 && m.scope[0] == 7 &&
-           m.data_size == 300;
+    return keyops_get_open_ticket(&m, body, size) && m.number == 4 && m.wish.keys == 1 &&
+           m.wish.scope[0] == 7 && m.id_size == 32 && m.id[1] == 9 && m.data_size == 300;
 }
+
+static const struct keyops_ticket_key ticket_keys[KEYOPS_KEYS_MAX] = {{{1}, {2}}, {{3}, {4}}};
 
 static size_t
 put_answer(uint8_t *buffer, size_t size)
@@ -98,7 +130,29 @@ get_answer(const uint8_t *body, size_t size)
 {
     struct keyops_answer m;
 
-    return keyops_get_answer(&m, body, size) && m.number == 5 && m.size == 512;
+    return keyops_get_answer(&m, body, size) && m.number == 5 && m.size == 512 && m.key_count == 0;
+}
+
+static size_t
+put_answer_with_keys(uint8_t *buffer, size_t size)
+{
+    const struct keyops_answer m = {.number = 5,
+                                    .data = data,
+                                    .size = 70,
+                                    .key_count = 2,
+                                    .period = 0xfedcba98,
+                                    .keys = ticket_keys};
+
+    return keyops_put_answer(&m, buffer, size);
+}
+
+static bool
+get_answer_with_keys(const uint8_t *body, size_t size)
+{
+    struct keyops_answer m;
+
+    return keyops_get_answer(&m, body, size) && m.number == 5 && m.size == 70 && m.key_count == 2 &&
+           m.period == 0xfedcba98 && memcmp(m.keys, ticket_keys, 2 * sizeof(ticket_keys[0])) == 0;
 }
 
 static size_t
@@ -125,9 +179,10 @@ static const struct {
     {KEYOPS_HELLO, put_hello, get_hello},
     {KEYOPS_SIGN_TLS13, put_tls13, get_tls13},
     {KEYOPS_SIGN_TLS12_SERVER, put_tls12, get_tls12},
-    {KEYOPS_SEAL_TICKET, put_ticket, get_ticket},
+    {KEYOPS_TICKET_KEYS, put_ticket_keys, get_ticket_keys},
     {KEYOPS_OPEN_TICKET, put_ticket, get_ticket},
     {KEYOPS_ANSWER, put_answer, get_answer},
+    {KEYOPS_ANSWER, put_answer_with_keys, get_answer_with_keys},
     {KEYOPS_REFUSAL, put_refused, get_refused},
 };
 
@@ -178,11 +233,12 @@ END_TEST
 
 START_TEST(lengths_are_bounded)
 {
-    static uint8_t body[sizeof(data) + 64];
+    static uint8_t body[sizeof(data) + 128];
     struct keyops_sign_tls13 tls13 = {.hash_size = KEYOPS_HASH_MAX};
     struct keyops_sign_tls12_server tls12 = {.parameters_size = KEYOPS_PARAMETERS_MAX};
-    struct keyops_ticket ticket = {.data = data,
-                                   .data_size = KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA};
+    struct keyops_open_ticket ticket = {.id_size = KEYOPS_ID_MAX,
+                                        .data = data,
+                                        .data_size = KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA};
     size_t size = keyops_put_sign_tls13(&tls13, body, sizeof(body));
 
     ck_assert(keyops_get_sign_tls13(&tls13, body, size));
@@ -192,13 +248,64 @@ START_TEST(lengths_are_bounded)
     ck_assert(keyops_get_sign_tls12_server(&tls12, body, size));
     body[75] = KEYOPS_PARAMETERS_MAX + 1;
     ck_assert(!keyops_get_sign_tls12_server(&tls12, body, size + 1));
-    size = keyops_put_ticket(&ticket, body, sizeof(body));
-    ck_assert(keyops_get_ticket(&ticket, body, size));
+    size = keyops_put_open_ticket(&ticket, body, sizeof(body));
+    ck_assert_uint_eq(size, KEYOPS_OPEN_MAX);
+    ck_assert(keyops_get_open_ticket(&ticket, body, size));
+    body[4 + KEYOPS_WISH_SIZE] = KEYOPS_ID_MAX + 1;
+    ck_assert(!keyops_get_open_ticket(&ticket, body, size));
+    ticket.id_size = KEYOPS_ID_MAX;
     ticket.data = data;
+    ticket.data_size = KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA;
     ticket.data_size++;
-    size = keyops_put_ticket(&ticket, body, sizeof(body));
+    size = keyops_put_open_ticket(&ticket, body, sizeof(body));
     ck_assert_uint_gt(size, 0);
-    ck_assert(!keyops_get_ticket(&ticket, body, size));
+    ck_assert(!keyops_get_open_ticket(&ticket, body, size));
+}
+END_TEST
+
+/* More keys than there are in one answer: of none of the requests, and in no answer. */
+START_TEST(keys_are_counted)
+{
+    static uint8_t body[KEYOPS_ANSWER_MAX + 64];
+    struct keyops_sign_tls13 tls13 = {.hash_size = 32, .wish = {.keys = KEYOPS_KEYS_MAX}};
+    struct keyops_sign_tls12_server tls12 = {.parameters_size = 36,
+                                             .wish = {.keys = KEYOPS_KEYS_MAX + 1}};
+    struct keyops_ticket_keys keys = {.wish = {.keys = KEYOPS_KEYS_MAX + 1}};
+    struct keyops_open_ticket ticket = {
+        .wish = {.keys = 255}, .data = data, .data_size = KEYOPS_TICKET_EXTRA};
+    struct keyops_answer answer = {.data = data,
+                                   .size = 1 + KEYOPS_TICKET_MAX,
+                                   .key_count = KEYOPS_KEYS_MAX,
+                                   .keys = ticket_keys};
+    size_t size = keyops_put_sign_tls13(&tls13, body, sizeof(body));
+
+    ck_assert(keyops_get_sign_tls13(&tls13, body, size));
+    tls13.wish.keys++;
+    size = keyops_put_sign_tls13(&tls13, body, sizeof(body));
+    ck_assert(!keyops_get_sign_tls13(&tls13, body, size));
+    size = keyops_put_sign_tls12_server(&tls12, body, sizeof(body));
+    ck_assert(!keyops_get_sign_tls12_server(&tls12, body, size));
+    size = keyops_put_ticket_keys(&keys, body, sizeof(body));
+    ck_assert(!keyops_get_ticket_keys(&keys, body, size));
+    size = keyops_put_open_ticket(&ticket, body, sizeof(body));
+    ck_assert(!keyops_get_open_ticket(&ticket, body, size));
+
+    size = keyops_put_answer(&answer, body, sizeof(body));
+    ck_assert_uint_eq(size, KEYOPS_ANSWER_MAX);
+    ck_assert(keyops_get_answer(&answer, body, size));
+    answer.key_count = KEYOPS_KEYS_MAX + 1;
+    ck_assert_uint_eq(keyops_put_answer(&answer, body, sizeof(body)), 0);
+    /* Every length of the keys that is not of whole keys, with as many bytes behind it. */
+    answer.size = 0;
+    answer.key_count = 0;
+    for (unsigned length = 0; length < 256; length++) {
+        bool whole = length == 0 || (length > 4 && length <= KEYOPS_KEYS_SIZE &&
+                                     (length - 4) % sizeof(struct keyops_ticket_key) == 0);
+
+        memset(body, 0, sizeof(body));
+        body[8] = (uint8_t)length;
+        ck_assert_msg(keyops_get_answer(&answer, body, 9 + length) == whole, "%u", length);
+    }
 }
 END_TEST
 
@@ -213,6 +320,7 @@ main(void)
     tcase_add_loop_test(tcase, messages_make_the_round_trip, 0, COUNT(messages));
     tcase_add_loop_test(tcase, each_type_goes_one_way, 0, COUNT(messages));
     tcase_add_test(tcase, lengths_are_bounded);
+    tcase_add_test(tcase, keys_are_counted);
     suite_add_tcase(suite, tcase);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

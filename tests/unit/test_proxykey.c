@@ -105,6 +105,8 @@ client_new(void)
     return ctx;
 }
 
+static bool served = true; /* as the handshaker does it: keys come with what is signed */
+
 /* Connect two SSLs by memory and shake hands. True if both finished. */
 static bool
 shake(SSL *client, SSL *server)
@@ -120,7 +122,10 @@ shake(SSL *client, SSL *server)
     SSL_set_accept_state(server);
     for (int i = 0; i < 10; i++) {
         SSL_do_handshake(client);
+        if (served)
+            proxyticket_enter(tickets, server);
         SSL_do_handshake(server);
+        proxyticket_leave(tickets);
     }
     if (!SSL_is_init_finished(client) || !SSL_is_init_finished(server))
         return false;
@@ -348,15 +353,31 @@ END_TEST
 
 /* ---- tickets ---- */
 
+static uint64_t
+calls(void)
+{
+    struct keycall_counters counters;
+
+    keycall_count(keeper, &counters);
+    return counters.calls;
+}
+
+/* One call for a full handshake, one for a resumed one: the tickets' keys come along. */
 START_TEST(tickets_resume)
 {
-    SSL_CTX *server = server_new(KEY_P256, versions[_i]), *client = client_new();
+    bool tls13 = versions[_i % 2] == TLS1_3_VERSION;
+    SSL_CTX *server = server_new(KEY_P256, versions[_i % 2]), *client = client_new();
     struct control_pong totals;
     struct outcome outcome;
+    uint64_t before;
 
+    served = _i < 2; /* else each ticket has a call of its own */
+    before = calls();
     SSL_CTX_set_num_tickets(server, 1);
     ck_assert(connect_once(server, client, NULL, scope).done);
+    ck_assert_uint_eq(calls() - before, served ? 1 : 2);
     ck_assert_ptr_nonnull(ticket);
+    before = calls();
     for (int i = 0; i < 3; i++) {
         SSL_SESSION *with = ticket;
 
@@ -365,11 +386,54 @@ START_TEST(tickets_resume)
         SSL_SESSION_free(with);
         ck_assert(outcome.done && outcome.resumed && !outcome.renewed);
     }
+    ck_assert_uint_eq(calls() - before, 3);
     totals = keeper_totals(&run);
     ck_assert_uint_eq(totals.signatures, 1);
     ck_assert_uint_eq(totals.tickets_opened, 3);
-    ck_assert_uint_eq(totals.tickets_sealed, versions[_i] == TLS1_3_VERSION ? 4 : 1);
+    ck_assert_uint_eq(totals.ticket_keys, tls13 ? 4 : 1);
     ck_assert_uint_eq(totals.refusals, 0);
+    SSL_CTX_free(server);
+    SSL_CTX_free(client);
+    served = true;
+}
+END_TEST
+
+/* As many keys as tickets; those beyond the ones that fit into an answer cost one call more. */
+START_TEST(a_handshake_brings_keys_for_its_tickets)
+{
+    static const struct {
+        unsigned tickets;
+        bool verify;
+        int version;
+        unsigned calls, keys;
+    } cases[] = {
+        {0, false, TLS1_3_VERSION, 1, 0},
+        {1, false, TLS1_3_VERSION, 1, 1},
+        {2, false, TLS1_3_VERSION, 1, 2},
+        {4, false, TLS1_3_VERSION, 1, 4},
+        {5, false, TLS1_3_VERSION, 2, 5},
+        {9, false, TLS1_3_VERSION, 3, 9},
+        {2, false, TLS1_2_VERSION, 1, 1},
+        /* Nobody has a key before his certificate is seen. */
+        {2, true, TLS1_3_VERSION, 2, 2},
+        {2, true, TLS1_2_VERSION, 2, 1},
+    };
+    SSL_CTX *server = server_new(KEY_P256, cases[_i].version), *client = client_new();
+    uint64_t before = calls();
+    SSL_SESSION *with;
+
+    SSL_CTX_set_num_tickets(server, cases[_i].tickets);
+    if (cases[_i].verify)
+        SSL_CTX_set_verify(server, SSL_VERIFY_PEER, NULL);
+    ck_assert(connect_once(server, client, NULL, scope).done);
+    ck_assert_uint_eq(calls() - before, cases[_i].calls);
+    ck_assert_uint_eq(keeper_totals(&run).ticket_keys, cases[_i].keys);
+    with = ticket;
+    if (cases[_i].tickets > 0) {
+        SSL_SESSION_up_ref(with);
+        ck_assert(connect_once(server, client, with, scope).resumed);
+        SSL_SESSION_free(with);
+    }
     SSL_CTX_free(server);
     SSL_CTX_free(client);
 }
@@ -398,8 +462,8 @@ START_TEST(another_scope_means_a_full_handshake)
 }
 END_TEST
 
-/* A session like *of, with bytes of its ticket changed: byte at from_end is flipped. The HMAC is
- * made right again if refilter. */
+/* A session like *of, with bytes of its ticket changed: byte at from_end is flipped (0: the first
+ * behind the key name). The HMAC is made right again if refilter. */
 static SSL_SESSION *
 tampered(SSL_SESSION *of, size_t from_end, bool refilter)
 {
@@ -414,7 +478,7 @@ tampered(SSL_SESSION *of, size_t from_end, bool refilter)
     SSL_SESSION_get0_ticket(of, &was, &size);
     found = memmem(der, (size_t)der_size, was, size);
     ck_assert_ptr_nonnull(found);
-    found[size - from_end] ^= 1;
+    found[from_end > 0 ? size - from_end : 16] ^= 1;
     if (refilter) { /* only a handshaker could: it has the filter's key */
         uint8_t filters[KEYOPS_FILTERS_MAX][KEYOPS_FILTER_SIZE];
 
@@ -439,12 +503,12 @@ START_TEST(a_tampered_ticket_means_a_full_handshake)
         bool refilter;
         unsigned refusals; /* how many the keeper has seen after it */
     } cases[] = {
-        {1, false, 0},                   /* HMAC: the filter stops it */
-        {100, false, 0},                 /* ciphertext, filter not made right */
-        {33, true, 1},                   /* tag */
-        {32 + 16 + 1, true, 2},          /* nonce */
-        {32 + 16 + 12 + 4, true, 3},     /* period: far in the future */
-        {32 + 16 + 12 + 4 + 9, true, 4}, /* ciphertext */
+        {1, false, 0},              /* HMAC: the filter stops it */
+        {100, false, 0},            /* ciphertext, filter not made right */
+        {33, true, 1},              /* tag */
+        {32 + 16 + 4, true, 2},     /* period: far in the future */
+        {32 + 16 + 4 + 9, true, 3}, /* ciphertext */
+        {0, true, 4},               /* IV: the nonce */
     };
     SSL_SESSION *with;
 
@@ -473,7 +537,7 @@ START_TEST(without_a_bind_the_handshake_goes_on)
     SSL_SESSION *with;
 
     ck_assert(connect_once(server, client, NULL, NULL).done);
-    ck_assert_uint_eq(keeper_totals(&run).tickets_sealed, 0);
+    ck_assert_uint_eq(keeper_totals(&run).ticket_keys, 0);
     with = ticket;
     if (with != NULL) { /* TLS 1.3: a dud */
         SSL_SESSION_up_ref(with);
@@ -505,7 +569,6 @@ START_TEST(a_session_too_long_for_a_ticket_gets_a_dud)
 
     SSL_CTX_set_session_ticket_cb(server, add_much, NULL, NULL);
     ck_assert(connect_once(server, client, NULL, scope).done);
-    ck_assert_uint_eq(keeper_totals(&run).tickets_sealed, 0);
     ck_assert_ptr_nonnull(ticket);
     with = ticket;
     SSL_SESSION_up_ref(with);
@@ -703,6 +766,23 @@ fake_answer(uint16_t type, uint32_t number, const char *text)
 }
 
 static void
+fake_keys(uint32_t number, size_t count)
+{
+    static const struct keyops_ticket_key keys[KEYOPS_KEYS_MAX] = {{{1}, {2}}, {{3}, {4}}};
+    const struct keyops_answer answer = {.number = number,
+                                         .data = (const uint8_t *)"signature!",
+                                         .size = 10,
+                                         .key_count = count,
+                                         .period = 7,
+                                         .keys = keys};
+    uint8_t body[1024];
+
+    ck_assert_int_eq(channel_send(fake, KEYOPS_ANSWER, body,
+                                  keyops_put_answer(&answer, body, sizeof(body)), NULL, 0),
+                     CHANNEL_OK);
+}
+
+static void
 fake_refusal(uint32_t number, uint8_t reason)
 {
     const struct keyops_refused refused = {.number = number, .reason = reason};
@@ -735,6 +815,8 @@ START_TEST(a_late_or_wrong_answer_ends_the_handshaker)
     uint8_t signature[KEYOPS_SIGNATURE_MAX];
     struct error error = {""};
     struct keycall *call = fake_keeper(role_build_id, &error);
+    const struct keyops_wish wish = {.keys = 1};
+    struct onetime_keys keys = {.count = 0};
     size_t size;
     int fd = 0;
 
@@ -770,6 +852,13 @@ START_TEST(a_late_or_wrong_answer_ends_the_handshaker)
     case 9:
         close(fake);
         break;
+    case 10: /* keys that nobody asked for */
+        fake_keys(1, 1);
+        break;
+    case 11: /* more than were asked for */
+        keycall_serve(call, &wish, &keys);
+        fake_keys(1, 2);
+        break;
     }
     (void)keycall_sign_tls13(call, &request, signature, sizeof(signature), &size);
     exit(0); /* not reached: the test expects status 1 */
@@ -783,6 +872,8 @@ START_TEST(results_and_refusals_come_back)
     struct keycall_counters counters;
     struct error error = {""};
     struct keycall *call = fake_keeper(role_build_id, &error);
+    const struct keyops_wish wish = {.keys = 3, .scope = {1, 2}};
+    struct onetime_keys keys = {.count = 0};
     size_t size;
 
     fake_answer(KEYOPS_ANSWER, 1, "signature!");
@@ -796,8 +887,25 @@ START_TEST(results_and_refusals_come_back)
     ck_assert_int_eq(keycall_sign_tls13(call, &request, signature, sizeof(signature), &size),
                      KEYOPS_INTERNAL);
     ck_assert_uint_eq(size, 0);
+    /* Keys replace those in hand; fewer than wished are no error; with a result that does not fit
+     * none are taken. */
+    keycall_serve(call, &wish, &keys);
+    fake_keys(4, 2);
+    ck_assert_int_eq(keycall_sign_tls13(call, &request, signature, sizeof(signature), &size), 0);
+    ck_assert_uint_eq(keys.count, 2);
+    ck_assert_uint_eq(keys.period, 7);
+    ck_assert_mem_eq(keys.scope, wish.scope, sizeof(keys.scope));
+    fake_keys(5, 1);
+    ck_assert_int_eq(keycall_sign_tls13(call, &request, signature, 9, &size), KEYOPS_INTERNAL);
+    ck_assert_uint_eq(keys.count, 2);
+    fake_keys(6, 1);
+    ck_assert_int_eq(keycall_sign_tls13(call, &request, signature, sizeof(signature), &size), 0);
+    ck_assert_uint_eq(keys.count, 1);
+    ck_assert_uint_eq(keys.keys[1].nonce[0], 0);
+    fake_answer(KEYOPS_ANSWER, 7, "signature!");
+    ck_assert_int_eq(keycall_sign_tls13(call, &request, signature, sizeof(signature), &size), 0);
     keycall_count(call, &counters);
-    ck_assert_uint_eq(counters.calls, 3);
+    ck_assert_uint_eq(counters.calls, 7);
     ck_assert_uint_eq(counters.refused, 1);
     keycall_close(call);
     close(fake);
@@ -847,7 +955,8 @@ main(int argc, char **argv)
     tcase_add_loop_test(tcase, nothing_but_tls_is_signed, 0, KEY_COUNT);
     tcase_add_test(tcase, pieces_are_put_together);
     tcase_add_test(tcase, other_keys_are_left_alone);
-    tcase_add_loop_test(tcase, tickets_resume, 0, 2);
+    tcase_add_loop_test(tcase, tickets_resume, 0, 4);
+    tcase_add_loop_test(tcase, a_handshake_brings_keys_for_its_tickets, 0, 9);
     tcase_add_loop_test(tcase, another_scope_means_a_full_handshake, 0, 2);
     tcase_add_loop_test(tcase, a_tampered_ticket_means_a_full_handshake, 0, 2);
     tcase_add_loop_test(tcase, without_a_bind_the_handshake_goes_on, 0, 2);
@@ -858,7 +967,7 @@ main(int argc, char **argv)
     suite_add_tcase(suite, tcase);
     tcase = tcase_create("keycall");
     tcase_set_timeout(tcase, 60);
-    tcase_add_loop_exit_test(tcase, a_late_or_wrong_answer_ends_the_handshaker, 1, 0, 10);
+    tcase_add_loop_exit_test(tcase, a_late_or_wrong_answer_ends_the_handshaker, 1, 0, 12);
     tcase_add_test(tcase, results_and_refusals_come_back);
     tcase_add_test(tcase, a_keeper_of_another_build_is_not_talked_to);
     suite_add_tcase(suite, tcase);

@@ -3,6 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <openssl/evp.h>
+
+#include "agent/onetime.h"
 #include "agent/ticket.h"
 
 #define START 1900000000u /* 2030, somewhere within a period */
@@ -40,20 +43,50 @@ static int
 open_bytes(struct ticket_box *box, uint8_t scope, const uint8_t *data, size_t data_size,
            uint8_t *out, size_t *size)
 {
-    struct keyops_ticket request = {.scope = {scope}, .data = data, .data_size = data_size};
+    struct keyops_open_ticket request = {
+        .wish = {.scope = {scope}}, .data = data, .data_size = data_size};
 
     return ticket_open(box, &request, out, size);
+}
+
+/* As a handshaker has them. */
+static struct onetime_keys
+keys_of(struct ticket_box *box, uint8_t scope, uint8_t count)
+{
+    struct keyops_ticket_key made[KEYOPS_KEYS_MAX];
+    struct keyops_wish wish = {.keys = count, .scope = {scope}};
+    struct keyops_answer answer = {.keys = made};
+    struct onetime_keys keys = {.count = 0};
+
+    answer.key_count = ticket_keys(box, &wish, &answer.period, made);
+    ck_assert_uint_eq(answer.key_count, count);
+    onetime_take(&keys, &answer, wish.scope);
+    ck_assert_uint_eq(keys.count, count);
+    return keys;
+}
+
+static bool
+seal_with(struct onetime_keys *keys, const char *id, const uint8_t *data, size_t size, uint8_t *out)
+{
+    struct onetime_cipher cipher;
+    bool done = onetime_cipher_init(&cipher);
+
+    ck_assert(done);
+    if (keys->count > 0)
+        memcpy(out, onetime_nonce(keys), KEYOPS_NONCE_SIZE);
+    done = onetime_seal(&cipher, keys, (const uint8_t *)id, strlen(id), data, size,
+                        out + KEYOPS_NONCE_SIZE, out + KEYOPS_NONCE_SIZE + size);
+    onetime_cipher_free(&cipher);
+    return done;
 }
 
 static size_t
 seal_session(struct ticket_box *box, uint8_t *out)
 {
-    struct keyops_ticket request = {.scope = {1}, .data = session, .data_size = sizeof(session)};
-    size_t size;
+    struct onetime_keys keys = keys_of(box, 1, 1);
 
-    ck_assert_int_eq(ticket_seal(box, &request, out, &size), 0);
-    ck_assert_uint_eq(size, sizeof(session) + KEYOPS_TICKET_EXTRA);
-    return size;
+    ck_assert(seal_with(&keys, "", session, sizeof(session), out));
+    return sizeof(session) + KEYOPS_TICKET_EXTRA;
 }
 
 static uint8_t sealed[KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA];
@@ -314,19 +347,164 @@ START_TEST(a_replaced_secret_still_opens_until_its_tickets_have_expired)
 }
 END_TEST
 
-START_TEST(each_seal_has_its_own_nonce_and_each_period_its_key)
+START_TEST(each_seal_has_its_own_key_and_each_period)
 {
     struct ticket_box *box = box_new(&page);
+    struct onetime_keys keys = keys_of(box, 1, KEYOPS_KEYS_MAX);
     uint8_t first[128], second[128];
     size_t size = seal_session(box, first);
 
     seal_session(box, second);
-    ck_assert_mem_ne(first + size - 28, second + size - 28, 12);
-    ck_assert_mem_ne(first, second, sizeof(session));
+    ck_assert_mem_ne(first, second, KEYOPS_NONCE_SIZE);
+    ck_assert_mem_ne(first + KEYOPS_NONCE_SIZE, second + KEYOPS_NONCE_SIZE, sizeof(session));
+    for (size_t i = 0; i < KEYOPS_KEYS_MAX; i++)
+        for (size_t j = 0; j < i; j++) {
+            ck_assert_mem_ne(keys.keys[i].nonce, keys.keys[j].nonce, KEYOPS_NONCE_SIZE);
+            ck_assert_mem_ne(keys.keys[i].key, keys.keys[j].key, KEYOPS_KEY_SIZE);
+        }
     /* A ticket moved to another period is a forgery. */
-    first[sizeof(session) + 3] ^= 1;
+    first[KEYOPS_NONCE_SIZE + sizeof(session) + 3] ^= 1;
     now ^= PERIOD;
     ck_assert_int_eq(open_bytes(box, 1, first, size, opened, &size), KEYOPS_BAD_TICKET);
+    ticket_box_free(box);
+}
+END_TEST
+
+/* The derivation, told a second time: who changes it makes all tickets of a fleet's other hosts
+ * worthless. */
+START_TEST(a_key_follows_from_the_secret_the_scope_and_the_nonce)
+{
+    static const char label[] = "tlsagent ticket key", once[] = "tlsagent one-time key";
+    static const uint8_t no_salt[32];
+    uint8_t secret[TICKET_SECRET_SIZE], extracted[32], period_key[32], key[32], info[128];
+    struct ticket_box *box = box_new(&page);
+    struct onetime_keys keys = keys_of(box, 1, 1);
+    size_t size, at = 0;
+
+    ck_assert_uint_eq(keys.period, START / PERIOD);
+    ck_assert(ticket_source_secret(&page.sources[0], keys.period, secret));
+    ck_assert_ptr_nonnull(EVP_Q_mac(NULL, "HMAC", NULL, "SHA256", NULL, no_salt, 32, secret, 32,
+                                    extracted, 32, &size));
+    memcpy(info, label, sizeof(label) - 1);
+    info[sizeof(label) - 1] = 1;
+    ck_assert_ptr_nonnull(EVP_Q_mac(NULL, "HMAC", NULL, "SHA256", NULL, extracted, 32, info,
+                                    sizeof(label), period_key, 32, &size));
+    memcpy(info, once, sizeof(once) - 1);
+    at = sizeof(once) - 1;
+    memcpy(info + at, keys.scope, KEYOPS_SCOPE_SIZE);
+    at += KEYOPS_SCOPE_SIZE;
+    memcpy(info + at, keys.keys[0].nonce, KEYOPS_NONCE_SIZE);
+    at += KEYOPS_NONCE_SIZE;
+    info[at++] = 1;
+    ck_assert_ptr_nonnull(
+        EVP_Q_mac(NULL, "HMAC", NULL, "SHA256", NULL, period_key, 32, info, at, key, 32, &size));
+    ck_assert_mem_eq(keys.keys[0].key, key, sizeof(key));
+    ticket_box_free(box);
+}
+END_TEST
+
+START_TEST(a_key_seals_once_and_is_gone)
+{
+    static const struct onetime_keys nothing;
+    struct ticket_box *box = box_new(&page);
+    struct onetime_keys keys = keys_of(box, 1, 2), copy = keys;
+    uint8_t out[128];
+    size_t size;
+
+    ck_assert(seal_with(&keys, "", session, sizeof(session), out));
+    ck_assert_uint_eq(keys.count, 1);
+    ck_assert_ptr_null(memmem(&keys, sizeof(keys), copy.keys[1].key, KEYOPS_KEY_SIZE));
+    /* Also if nothing comes of it. */
+    ck_assert(!seal_with(&keys, "", sealed, KEYOPS_TICKET_MAX + 1, opened));
+    ck_assert_uint_eq(keys.count, 1);
+    ck_assert(seal_with(&keys, "", session, sizeof(session), out));
+    ck_assert_int_eq(open_bytes(box, 1, out, sizeof(session) + KEYOPS_TICKET_EXTRA, opened, &size),
+                     0);
+    ck_assert_uint_eq(keys.count, 0);
+    ck_assert(!seal_with(&keys, "", session, sizeof(session), out));
+    ck_assert_mem_eq(keys.keys, nothing.keys, sizeof(keys.keys));
+    onetime_wipe(&copy);
+    ck_assert_mem_eq(&copy, &nothing, sizeof(copy));
+    ticket_box_free(box);
+}
+END_TEST
+
+/* What a handshaker says of the scope when it seals does not matter: the key is for another. */
+START_TEST(a_key_of_one_scope_seals_for_no_other)
+{
+    struct ticket_box *box = box_new(&page);
+    struct onetime_keys keys = keys_of(box, 1, 1);
+    size_t size;
+
+    keys.scope[0] = 2;
+    ck_assert(seal_with(&keys, "", session, sizeof(session), sealed));
+    for (uint8_t scope = 0; scope < 4; scope++)
+        ck_assert_int_eq(
+            open_bytes(box, scope, sealed, sizeof(session) + KEYOPS_TICKET_EXTRA, opened, &size),
+            KEYOPS_BAD_TICKET);
+    ticket_box_free(box);
+}
+END_TEST
+
+/* A signature may come in the last second of a period, the ticket in the first of the next one; or
+ * the fleet's secret may be replaced in between. */
+START_TEST(keys_outlive_what_they_came_from_by_a_handshake)
+{
+    struct ticket_plan plan = plan_now();
+    struct ticket_state next;
+    struct ticket_box *box;
+    struct onetime_keys keys;
+    uint8_t secret[TICKET_FLEET_MIN] = "another fleet";
+    size_t size, sealed_size = sizeof(session) + KEYOPS_TICKET_EXTRA;
+
+    now = START / PERIOD * PERIOD + PERIOD - 1;
+    box = box_new(&page);
+    keys = keys_of(box, 1, 2);
+    now++;
+    ck_assert(seal_with(&keys, "", session, sizeof(session), sealed));
+    ck_assert_int_eq(open_bytes(box, 1, sealed, sealed_size, opened, &size), 0);
+    ck_assert_uint_eq(opened[0], 1); /* a little early, the next handshake renews it */
+    ticket_box_free(box);
+
+    plan.fleet = secret;
+    plan.fleet_size = sizeof(secret);
+    plan.now = now;
+    ck_assert(ticket_state_fill(&next, &page, &plan));
+    box = box_new(&next);
+    ck_assert(seal_with(&keys, "", session, sizeof(session), sealed));
+    ck_assert_int_eq(open_bytes(box, 1, sealed, sealed_size, opened, &size), 0);
+    ck_assert_uint_eq(opened[0], 1);
+    now += LIFE + PERIOD; /* from the signature on: it does not live longer than others */
+    ck_assert_int_ne(open_bytes(box, 1, sealed, sealed_size, opened, &size), 0);
+    ticket_box_free(box);
+}
+END_TEST
+
+/* A ticket is no session of the cache, and that is good for its own id only. */
+START_TEST(a_cached_session_opens_by_its_id_only)
+{
+    static const struct {
+        const char *sealed, *opened;
+        int refusal;
+    } cases[] = {
+        {"", "", 0},
+        {"an id", "an id", 0},
+        {"", "an id", KEYOPS_BAD_TICKET},
+        {"an id", "", KEYOPS_BAD_TICKET},
+        {"an id", "an ie", KEYOPS_BAD_TICKET},
+        {"an id", "an i", KEYOPS_BAD_TICKET},
+        {"an id, 32 bytes long. ..........", "an id, 32 bytes long. ..........", 0},
+    };
+    struct ticket_box *box = box_new(&page);
+    struct onetime_keys keys = keys_of(box, 1, 1);
+    struct keyops_open_ticket request = {
+        .wish = {.scope = {1}}, .data = sealed, .data_size = sizeof(session) + KEYOPS_TICKET_EXTRA};
+    size_t size;
+
+    ck_assert(seal_with(&keys, cases[_i].sealed, session, sizeof(session), sealed));
+    request.id_size = strlen(cases[_i].opened);
+    memcpy(request.id, cases[_i].opened, request.id_size);
+    ck_assert_int_eq(ticket_open(box, &request, opened, &size), cases[_i].refusal);
     ticket_box_free(box);
 }
 END_TEST
@@ -335,19 +513,19 @@ START_TEST(sizes_are_bounded)
 {
     static uint8_t big[KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA + 1];
     struct ticket_box *box = box_new(&page);
-    struct keyops_ticket request = {.data = big, .data_size = KEYOPS_TICKET_MAX};
+    struct onetime_keys keys = keys_of(box, 0, 2);
     size_t size;
 
-    ck_assert_int_eq(ticket_seal(box, &request, sealed, &size), 0);
+    ck_assert(seal_with(&keys, "", big, KEYOPS_TICKET_MAX, sealed));
+    size = KEYOPS_TICKET_MAX + KEYOPS_TICKET_EXTRA;
     ck_assert_int_eq(open_bytes(box, 0, sealed, size, opened, &size), 0);
     ck_assert_uint_eq(size, 1 + KEYOPS_TICKET_MAX);
-    request.data_size++;
-    ck_assert_int_eq(ticket_seal(box, &request, sealed, &size), KEYOPS_BAD_SHAPE);
     ck_assert_int_eq(open_bytes(box, 0, big, sizeof(big), opened, &size), KEYOPS_BAD_TICKET);
-    request.data_size = 0;
-    ck_assert_int_eq(ticket_seal(box, &request, sealed, &size), 0);
-    ck_assert_int_eq(open_bytes(box, 0, sealed, size, opened, &size), 0);
+    ck_assert(seal_with(&keys, "", big, 0, sealed));
+    ck_assert_int_eq(open_bytes(box, 0, sealed, KEYOPS_TICKET_EXTRA, opened, &size), 0);
     ck_assert_uint_eq(size, 1);
+    ck_assert_int_eq(open_bytes(box, 0, sealed, KEYOPS_TICKET_EXTRA - 1, opened, &size),
+                     KEYOPS_BAD_TICKET);
     ticket_box_free(box);
     ticket_box_free(NULL);
 }
@@ -397,7 +575,12 @@ main(void)
     tcase_add_test(tcase, a_restart_keeps_the_keys);
     tcase_add_test(tcase, a_fleet_agrees);
     tcase_add_test(tcase, a_replaced_secret_still_opens_until_its_tickets_have_expired);
-    tcase_add_test(tcase, each_seal_has_its_own_nonce_and_each_period_its_key);
+    tcase_add_test(tcase, each_seal_has_its_own_key_and_each_period);
+    tcase_add_test(tcase, a_key_follows_from_the_secret_the_scope_and_the_nonce);
+    tcase_add_test(tcase, a_key_seals_once_and_is_gone);
+    tcase_add_test(tcase, a_key_of_one_scope_seals_for_no_other);
+    tcase_add_test(tcase, keys_outlive_what_they_came_from_by_a_handshake);
+    tcase_add_loop_test(tcase, a_cached_session_opens_by_its_id_only, 0, 7);
     tcase_add_test(tcase, sizes_are_bounded);
     tcase_add_test(tcase, opens_are_limited_per_second);
     suite_add_tcase(suite, tcase);
