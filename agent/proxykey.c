@@ -562,7 +562,7 @@ static const OSSL_ALGORITHM signatures[] = {
 };
 
 static const OSSL_ALGORITHM ciphers[] = {
-    {PROXYCIPHER_NAME, PROPERTY, proxycipher_functions, "tickets sealed by the keeper"},
+    {PROXYCIPHER_NAME, PROPERTY, proxycipher_functions, "tickets with the keeper's keys"},
     {NULL, NULL, NULL, NULL},
 };
 
