@@ -133,25 +133,53 @@ fail_cell(struct cell *cell, const char *format, ...)
     }
 }
 
-/* The process closed its channel. It is ending, so its status is a moment away at most. */
+/* The status of a process that is ending, which is a moment away at most. */
+static bool
+reap_soon(struct cell_process *process, int *status)
+{
+    for (int i = 0; i < 10 && process->pid > 0; i++) {
+        if (waitpid(process->pid, status, WNOHANG) == process->pid)
+            return true;
+        poll(NULL, 0, 2);
+    }
+    return false;
+}
+
+/* The process has ended. One that ended in peace did so because the other one was gone: then that
+ * one's end is the reason. */
+static void
+fail_ended(struct cell_process *process, int status)
+{
+    struct cell *cell = process->cell;
+    struct cell_process *other = process == &cell->keeper ? &cell->handshaker : &cell->keeper;
+    bool peaceful = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    pid_t pid = process->pid;
+    char name[32], how[80];
+    int other_status;
+
+    process->pid = 0;
+    if (peaceful && other->pid > 0 && reap_soon(other, &other_status)) {
+        process = other;
+        status = other_status;
+        pid = other->pid;
+        other->pid = 0;
+    }
+    fail_cell(cell, "%s (pid %d) %s", process_name(process, name, sizeof(name)), (int)pid,
+              ending(status, how, sizeof(how)));
+}
+
+/* The process closed its channel: it is ending. */
 static void
 fail_closed(struct cell_process *process)
 {
-    char name[32], how[80];
-    pid_t pid = process->pid;
+    char name[32];
     int status;
 
-    process_name(process, name, sizeof(name));
-    for (int i = 0; i < 10 && pid > 0; i++) {
-        if (waitpid(pid, &status, WNOHANG) == pid) {
-            process->pid = 0;
-            fail_cell(process->cell, "%s (pid %d) %s", name, (int)pid,
-                      ending(status, how, sizeof(how)));
-            return;
-        }
-        poll(NULL, 0, 2);
-    }
-    fail_cell(process->cell, "%s (pid %d) closed its channel", name, (int)pid);
+    if (reap_soon(process, &status))
+        fail_ended(process, status);
+    else
+        fail_cell(process->cell, "%s (pid %d) closed its channel",
+                  process_name(process, name, sizeof(name)), (int)process->pid);
 }
 
 /* The running process with this pid, NULL if it is none of ours. */
@@ -171,13 +199,9 @@ void
 cells_reaped(struct cells *cells, pid_t pid, int status)
 {
     struct cell_process *process = find_process(cells, pid);
-    char name[32], how[80];
 
-    if (process == NULL)
-        return; /* one that we killed */
-    process->pid = 0;
-    fail_cell(process->cell, "%s (pid %d) %s", process_name(process, name, sizeof(name)), (int)pid,
-              ending(status, how, sizeof(how)));
+    if (process != NULL) /* NULL: one that we killed */
+        fail_ended(process, status);
 }
 
 /* ---- messages from a process; each returns false after fail_cell() ---- */
