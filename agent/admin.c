@@ -2,7 +2,7 @@
  * admin.c: see admin.h.
  *
  * An answer is a numbered list of messages (the agent, the supervisor and each cell's two
- * processes, each context, the end). A session remembers the number that it has come to.
+ * processes, each context, each ban, the end). A session remembers the number that it has come to.
  */
 #include "agent/admin.h"
 
@@ -92,11 +92,24 @@ put_context(const struct admin *admin, unsigned index, void *body, size_t size)
     return admin_put_context(&message, body, size);
 }
 
+static size_t
+put_ban(const struct admin *admin, const struct ban *ban, void *body, size_t size)
+{
+    struct admin_ban message = {
+        .uid = ban->uid,
+        .pid = ban->pid,
+        .times = ban->times,
+        .seconds = bans_left(&admin->greet->bans, ban->uid, loop_now(admin->loop))};
+
+    return admin_put_ban(&message, body, size);
+}
+
 /* Send message number n of the answer. *last: it was the end. */
 static enum channel_result
 send_message(const struct admin *admin, int channel, size_t n, bool *last)
 {
     uint8_t body[2 * LOAD_PATH_MAX];
+    const struct ban *ban;
     uint16_t type = ADMIN_PROCESS;
     size_t size;
 
@@ -114,6 +127,10 @@ send_message(const struct admin *admin, int channel, size_t n, bool *last)
     } else if ((n -= 2 * (size_t)admin->cells->count) < admin->config->context_count) {
         type = ADMIN_CONTEXT;
         size = put_context(admin, (unsigned)n, body, sizeof(body));
+    } else if ((ban = bans_get(&admin->greet->bans, n - admin->config->context_count,
+                               loop_now(admin->loop))) != NULL) {
+        type = ADMIN_BAN;
+        size = put_ban(admin, ban, body, sizeof(body));
     } else {
         *last = true;
         return channel_send(channel, ADMIN_END, NULL, 0, NULL, 0);

@@ -13,6 +13,7 @@
 #include "agent/identity.h"
 #include "agent/loop.h"
 #include "agent/proxyticket.h"
+#include "agent/serving.h"
 #include "protocol/control.h"
 
 struct handshake;
@@ -48,8 +49,9 @@ struct cell {
     uint32_t in_flight; /* handshakes in progress */
     uint32_t capacity;  /* handshakes at once: what the configuration and our fds allow */
     uint64_t channels_refused;
-    uint16_t kernel; /* what kernel TLS can do here: bits of protocol/kernel_tls.h */
-    uint8_t *buffer; /* CHANNEL_BUFFER_SIZE, for one message at a time */
+    uint16_t kernel;         /* what kernel TLS can do here: bits of protocol/kernel_tls.h */
+    struct serving *serving; /* shared with the supervisor: whom we serve just now */
+    uint8_t *buffer;         /* CHANNEL_BUFFER_SIZE, for one message at a time */
 };
 
 #endif

@@ -2,6 +2,7 @@
 #include "agent/cells.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -13,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "agent/hang_up.h"
 #include "agent/log.h"
 #include "agent/roles.h"
 #include "agent/spawn.h"
@@ -76,12 +78,31 @@ end_process(struct cell_process *process)
 {
     if (process->watch.fd != -1) {
         loop_watch_set(process->cell->cells->loop, &process->watch, 0);
-        close(process->watch.fd);
+        hang_up(process->watch.fd);
         process->watch.fd = -1;
     }
     if (process->pid > 0)
         kill(process->pid, SIGKILL);
     process->pid = 0;
+}
+
+/* What we had of a handshaker that has ended. */
+static void
+forget_handshaker(struct cell *cell)
+{
+    struct cells *cells = cell->cells;
+
+    for (size_t i = 0; i < cells->config->context_count; i++)
+        add_counters(&cells->dead[i], &cell->counters[i]);
+    memset(cell->counters, 0, cells->config->context_count * sizeof(*cell->counters));
+    serving_unmap(cell->serving);
+    cell->serving = NULL;
+    if (cell->serving_fd != -1)
+        close(cell->serving_fd);
+    cell->serving_fd = -1;
+    free(cell->served);
+    cell->served = NULL;
+    cell->served_count = 0;
 }
 
 /* How long to wait before the cell is started again. */
@@ -115,9 +136,7 @@ fail_cell(struct cell *cell, const char *format, ...)
     va_end(args);
     end_process(&cell->keeper);
     end_process(&cell->handshaker);
-    for (size_t i = 0; i < cells->config->context_count; i++)
-        add_counters(&cells->dead[i], &cell->counters[i]);
-    memset(cell->counters, 0, cells->config->context_count * sizeof(*cell->counters));
+    forget_handshaker(cell);
     wait = backoff(cell, loop_now(cells->loop));
     cell->state = CELL_DOWN;
     cell->up_since = 0;
@@ -225,38 +244,65 @@ pass_tickets(struct cell_process *keeper)
            refuse(keeper, "does not take its ticket keys");
 }
 
-/* What a role gets once it has shown that it is of our build. */
-static bool
-hand_generation(struct cell_process *process)
+/* Send one of the things that a role gets once it has shown that it is of our build. */
+static enum channel_result
+hand_over(struct cell_process *process, size_t number)
 {
-    struct cells *cells = process->cell->cells;
-    const struct load_result *parts = &cells->generations[process->cell->group];
+    struct cell *cell = process->cell;
+    struct cells *cells = cell->cells;
+    const struct load_result *parts = &cells->generations[cell->group];
     struct control_generation message = {.generation = parts->generation};
-    bool keeper = process->role == CONTROL_KEEPER;
+    struct control_listener detail;
     uint8_t body[8];
     size_t size = control_put_generation(&message, body, sizeof(body));
+    bool keeper = process->role == CONTROL_KEEPER;
+    int channel = process->watch.fd;
 
-    if (channel_send(process->watch.fd, keeper ? CONTROL_SECRET : CONTROL_PUBLIC, body, size,
-                     keeper ? &parts->secret_fd : &parts->public_fd, 1) != CHANNEL_OK)
-        return refuse(process, "does not take its generation");
-    if (keeper)
-        return pass_tickets(process);
-    if (cells->session_cache != -1 &&
-        channel_send_wait(process->watch.fd, CONTROL_SESSION_CACHE, NULL, 0, &cells->session_cache,
-                          1, CELLS_SILENCE_MS) != CHANNEL_OK)
-        return refuse(process, "does not take the session cache");
-    for (size_t i = 0; i < cells->listener_count; i++) {
-        const struct listen_socket *listener = &cells->listeners[i];
-        struct control_listener detail = {.context = (uint16_t)listener->context};
-
-        if (cells->config->contexts[listener->context].cell_group != process->cell->group)
-            continue;
+    switch (number) {
+    case 0:
+        return channel_send(channel, keeper ? CONTROL_SECRET : CONTROL_PUBLIC, body, size,
+                            keeper ? &parts->secret_fd : &parts->public_fd, 1);
+    case 1:
+        if (keeper)
+            return channel_send(channel, CONTROL_TICKETS, NULL, 0, &parts->tickets_fd, 1);
+        return channel_send(channel, CONTROL_SERVING, NULL, 0, &cell->serving_fd, 1);
+    case 2:
+        if (cells->session_cache == -1)
+            return CHANNEL_OK;
+        return channel_send(channel, CONTROL_SESSION_CACHE, NULL, 0, &cells->session_cache, 1);
+    default:
+        detail.context = (uint16_t)cells->listeners[number - 3].context;
+        if (cells->config->contexts[detail.context].cell_group != cell->group)
+            return CHANNEL_OK;
         size = control_put_listener(&detail, body, sizeof(body));
-        if (channel_send_wait(process->watch.fd, CONTROL_LISTENER, body, size, &listener->fd, 1,
-                              CELLS_SILENCE_MS) != CHANNEL_OK)
-            return refuse(process, "does not take its listening sockets");
+        return channel_send(channel, CONTROL_LISTENER, body, size, &cells->listeners[number - 3].fd,
+                            1);
     }
-    return true;
+}
+
+/* Hand over what there is room for; the rest when the process has read. One that does not read is
+ * not ready in time. */
+static bool
+hand_more(struct cell_process *process)
+{
+    size_t all = process->role == CONTROL_KEEPER ? 2 : 3 + process->cell->cells->listener_count;
+
+    for (; process->handed < all; process->handed++) {
+        switch (hand_over(process, process->handed)) {
+        case CHANNEL_OK:
+            break;
+        case CHANNEL_AGAIN:
+            return loop_watch_set(process->cell->cells->loop, &process->watch,
+                                  EPOLLIN | EPOLLOUT) == 0 ||
+                   refuse(process, "cannot be watched");
+        case CHANNEL_CLOSED:
+            return true; /* reading from it will say the same, and why */
+        default:
+            return refuse(process, "does not take what it starts with");
+        }
+    }
+    return loop_watch_set(process->cell->cells->loop, &process->watch, EPOLLIN) == 0 ||
+           refuse(process, "cannot be watched");
 }
 
 static bool
@@ -270,7 +316,7 @@ take_hello(struct cell_process *process, const struct channel_message *message)
     if (strcmp(hello.build, role_build_id) != 0)
         return refuse(process, "is of another build than the supervisor");
     process->hello = true;
-    return hand_generation(process);
+    return hand_more(process);
 }
 
 static bool
@@ -370,14 +416,16 @@ process_ready(struct loop_watch *watch, uint32_t events)
     struct cell_process *process = (struct cell_process *)watch;
     struct cells *cells = process->cell->cells;
 
-    (void)events;
+    if ((events & EPOLLOUT) != 0 && !hand_more(process))
+        return;
     for (int i = 0; i < MESSAGES_PER_EVENT; i++) {
         struct channel_message message;
         struct error error = {""};
         char name[32];
 
-        switch (channel_receive(watch->fd, control_supervisor_rules, control_supervisor_rule_count,
-                                cells->buffer, CHANNEL_BUFFER_SIZE, &message, &error)) {
+        switch (channel_receive_bare(watch->fd, control_supervisor_rules,
+                                     control_supervisor_rule_count, cells->buffer,
+                                     CHANNEL_BUFFER_SIZE, &message, &error)) {
         case CHANNEL_OK:
             if (!dispatch(process, &message))
                 return; /* the structure belongs to the next process now */
@@ -415,6 +463,7 @@ start_process(struct cell_process *process, int control, int child_control, int 
 
     process->hello = process->ready = false;
     process->layers = 0;
+    process->handed = 0;
     process->ping = process->ponged = 0;
     process->unanswered_since = 0;
     memset(&process->pong, 0, sizeof(process->pong));
@@ -441,8 +490,11 @@ start_cell(struct cell *cell)
     int result = -1;
 
     cell->state = CELL_STARTING;
-    if (channel_pair(keeper_control) == -1 || channel_pair(handshaker_control) == -1 ||
-        channel_pair(between) == -1)
+    cell->serving_fd = serving_new(&cell->serving, &error);
+    if (cell->serving_fd == -1)
+        ; /* error says why */
+    else if (channel_pair(keeper_control) == -1 || channel_pair(handshaker_control) == -1 ||
+             channel_pair(between) == -1)
         error_set(&error, "socketpair: %s", strerror(errno));
     else if (start_process(&cell->keeper, keeper_control[0], keeper_control[1], between[0],
                            &error) == 0)
@@ -528,6 +580,47 @@ is_stalled(const struct cell_process *process, uint64_t now)
            now - process->unanswered_since >= CELLS_SILENCE_MS;
 }
 
+/* Does it wait in the kernel, or (somebody stopped it, or it gets no CPU) not even that? */
+static bool
+is_blocked(pid_t pid)
+{
+    char path[32], text[128];
+    const char *state;
+    ssize_t size = 0;
+    int fd;
+
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd != -1) {
+        size = read(fd, text, sizeof(text) - 1);
+        close(fd);
+    }
+    if (size <= 0)
+        return true; /* nothing speaks for the worker */
+    text[size] = '\0';
+    state = strrchr(text, ')'); /* "pid (name) state ..." */
+    return state == NULL || strncmp(state, ") D", 3) == 0 || strncmp(state, ") S", 3) == 0;
+}
+
+/* A handshaker is silent: whose descriptor is it waiting for? What it says is believed only of
+ * users whose channels it got; and not if it waits for its keeper. */
+static bool
+find_culprit(const struct cell *cell, uint32_t *uid, uint32_t *pid)
+{
+    uint64_t mark;
+
+    if (cell->serving == NULL || cell->keeper.unanswered_since != 0)
+        return false;
+    mark = atomic_load_explicit(&cell->serving->whom, memory_order_acquire);
+    if (!serving_whom(mark, uid, pid) || !is_blocked(cell->handshaker.pid))
+        return false;
+    for (size_t i = 0; i < cell->served_count; i++) {
+        if (cell->served[i] == *uid)
+            return true;
+    }
+    return false;
+}
+
 static void
 ping_expired(struct loop_timer *timer)
 {
@@ -541,15 +634,21 @@ ping_expired(struct loop_timer *timer)
     for (unsigned i = 0; i < cells->count && !starved; i++) {
         struct cell *cell = &cells->list[i];
         struct cell_process *stalled = NULL;
+        uint32_t uid, pid;
+        bool found = false;
 
         if (is_stalled(&cell->handshaker, now))
             stalled = &cell->handshaker;
         else if (is_stalled(&cell->keeper, now))
             stalled = &cell->keeper;
-        if (stalled != NULL)
-            fail_cell(cell, "%s (pid %d) has not answered for %d ms",
-                      process_name(stalled, name, sizeof(name)), (int)stalled->pid,
-                      CELLS_SILENCE_MS);
+        if (stalled == NULL)
+            continue;
+        if (stalled == &cell->handshaker)
+            found = find_culprit(cell, &uid, &pid);
+        fail_cell(cell, "%s (pid %d) has not answered for %d ms",
+                  process_name(stalled, name, sizeof(name)), (int)stalled->pid, CELLS_SILENCE_MS);
+        if (found)
+            cells->hooks.frozen(uid, pid, cells->hooks.data);
     }
     cells_ping(cells);
     cells->pinged = now;
@@ -601,6 +700,7 @@ cells_init(struct cells *cells, struct loop *loop, const struct config *config,
         cell->group = i / config->cells;
         cell->cpu = spawn_cpu_of(i % config->cells);
         cell->state = CELL_DOWN;
+        cell->serving_fd = -1;
         cell->counters = allocate(config->context_count, sizeof(*cell->counters));
         loop_timer_init(&cell->timer, timer_expired);
         init_process(cell, &cell->keeper, CONTROL_KEEPER);
@@ -628,6 +728,24 @@ cells_up(const struct cells *cells)
     return up;
 }
 
+/* Remember that the cell serves this user. */
+static bool
+note_served(struct cell *cell, uint32_t uid)
+{
+    uint32_t *larger;
+
+    for (size_t i = 0; i < cell->served_count; i++) {
+        if (cell->served[i] == uid)
+            return true;
+    }
+    larger = reallocarray(cell->served, cell->served_count + 1, sizeof(*larger));
+    if (larger == NULL)
+        return false;
+    cell->served = larger;
+    cell->served[cell->served_count++] = uid;
+    return true;
+}
+
 enum channel_result
 cells_pass_worker(struct cell *cell, const struct control_worker *worker, int channel)
 {
@@ -636,7 +754,25 @@ cells_pass_worker(struct cell *cell, const struct control_worker *worker, int ch
 
     if (cell->state != CELL_UP)
         return CHANNEL_CLOSED;
+    if (!note_served(cell, worker->uid))
+        return CHANNEL_FAILED;
     return channel_send(cell->handshaker.watch.fd, CONTROL_WORKER, body, size, &channel, 1);
+}
+
+void
+cells_dismiss(struct cells *cells, uint32_t uid)
+{
+    struct control_dismiss message = {.uid = uid};
+    uint8_t body[8];
+    size_t size = control_put_dismiss(&message, body, sizeof(body));
+
+    for (unsigned i = 0; i < cells->count; i++) {
+        struct cell_process *handshaker = &cells->list[i].handshaker;
+
+        if (cells->list[i].state == CELL_UP &&
+            channel_send(handshaker->watch.fd, CONTROL_DISMISS, body, size, NULL, 0) != CHANNEL_OK)
+            (void)refuse(handshaker, "does not listen");
+    }
 }
 
 void

@@ -16,6 +16,7 @@
 #include "agent/listen.h"
 #include "agent/load.h"
 #include "agent/loop.h"
+#include "agent/serving.h"
 #include "protocol/control.h"
 
 #define CELLS_START_MS       10000 /* from exec to READY */
@@ -45,6 +46,7 @@ struct cell_process {
     uint64_t unanswered_since; /* ms; 0: nothing is unanswered */
     uint64_t started;          /* ms */
     uint32_t layers;           /* of its sandbox, in force: what it said in READY */
+    size_t handed;             /* how much it has got of what it starts with */
     struct control_pong pong;  /* the last answer */
 };
 
@@ -61,6 +63,10 @@ struct cell {
     struct cell_process keeper;
     struct cell_process handshaker;
     struct control_context_counters *counters; /* owned; of this handshaker, by context */
+    const struct serving *serving;             /* mapped; whom this handshaker serves just now */
+    int serving_fd;                            /* of the same; owned, -1: none */
+    uint32_t *served;                          /* owned; users whose channels this handshaker got */
+    size_t served_count;
 };
 
 /* What the owner wants to hear. */
@@ -68,6 +74,7 @@ struct cells_hooks {
     void (*up)(struct cell *cell, void *data);
     void (*down)(struct cell *cell, const char *why, void *data); /* after it was cleared away */
     void (*answered)(void *data); /* every running process has answered its last PING */
+    void (*frozen)(uint32_t uid, uint32_t pid, void *data); /* a descriptor of theirs did it */
     void *data;
 };
 
@@ -113,6 +120,9 @@ void cells_sum_counters(const struct cells *cells, unsigned context,
 /* Give the cell's handshaker a channel to a worker; the fd stays the caller's. */
 enum channel_result cells_pass_worker(struct cell *cell, const struct control_worker *worker,
                                       int channel);
+
+/* Have every handshaker close this user's channels. */
+void cells_dismiss(struct cells *cells, uint32_t uid);
 
 /* A cell group's page of ticket keys is another one now: give it to its keepers. */
 void cells_pass_tickets(struct cells *cells, unsigned group);

@@ -2,7 +2,6 @@
 #include "agent/greet.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -12,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "agent/hang_up.h"
 #include "agent/listen.h"
 #include "agent/log.h"
 #include "agent/roles.h"
@@ -118,39 +118,6 @@ read_credentials(int fd, const struct config *config, struct control_worker *who
 }
 
 /* ---- one worker's connection ---- */
-
-/* Close a connection that we never read. Messages in its queue may carry fds whose last close
- * blocks (SO_LINGER): for as long as somebody else likes, and the supervisor must never wait. Nor
- * are they received: close() of some kinds of file blocks for ever. So if there is anything in the
- * queue a child has the last reference: the kernel does not linger for a process that exits. */
-static void
-hang_up(int fd)
-{
-    static const int on = 1;
-    struct msghdr head = {0}; /* no room for anything: any message at all is reported as cut off */
-    int gate[2];
-    pid_t pid;
-
-    (void)shutdown(fd, SHUT_RD);
-    (void)setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on));
-    if (recvmsg(fd, &head, MSG_PEEK | MSG_DONTWAIT) == -1 || (head.msg_flags & MSG_CTRUNC) == 0 ||
-        pipe2(gate, O_CLOEXEC) == -1) {
-        close(fd);
-        return;
-    }
-    pid = fork();
-    if (pid == 0) {
-        char byte;
-
-        close(gate[1]);
-        if (read(gate[0], &byte, 1) == -1) /* until the parent has closed its own reference */
-            _exit(1);
-        _exit(0);
-    }
-    close(fd);
-    close(gate[0]);
-    close(gate[1]);
-}
 
 static void
 drop_worker(struct greet_worker *worker)
@@ -269,6 +236,25 @@ greet_cell_up(struct greet *greet, struct cell *cell)
     }
 }
 
+void
+greet_ban(struct greet *greet, uint32_t uid, uint32_t pid)
+{
+    const struct ban *ban = bans_add(&greet->bans, uid, pid, loop_now(greet->loop));
+    struct greet_worker *next;
+
+    if (ban == NULL)
+        return;
+    log_warning("uid %u (pid %u) froze a cell with a descriptor that it passed: kept out for %u s "
+                "(time %u)",
+                uid, pid, bans_left(&greet->bans, uid, loop_now(greet->loop)), ban->times);
+    for (struct greet_worker *worker = greet->workers; worker != NULL; worker = next) {
+        next = worker->next;
+        if (worker->who.uid == uid)
+            drop_worker(worker);
+    }
+    cells_dismiss(greet->cells, uid);
+}
+
 /* ---- a new connection ---- */
 
 static void
@@ -383,6 +369,7 @@ greet_connection(struct greet *greet, int fd)
 {
     const struct config *config = greet->config;
     struct control_worker who;
+    uint32_t banned;
     bool allowed = false;
 
     if (read_credentials(fd, config, &who) == -1) {
@@ -396,6 +383,11 @@ greet_connection(struct greet *greet, int fd)
              "not permitted: uid %u (pid %u) is in no context of this agent: add it to `workers` "
              "in %s",
              who.uid, who.pid, config->file);
+    else if ((banned = bans_left(&greet->bans, who.uid, loop_now(greet->loop))) > 0)
+        deny(greet, fd,
+             "uid %u is kept out for another %u s: a descriptor that it passed has frozen a "
+             "process of the agent (see the agent's log)",
+             who.uid, banned);
     else if (connections_of(greet, who.uid) >= config->max_channels)
         deny(greet, fd,
              "uid %u has %u connections to the agent already: close some, or raise "

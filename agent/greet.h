@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "agent/bans.h"
 #include "agent/cells.h"
 #include "agent/config.h"
 #include "agent/loop.h"
@@ -30,6 +31,7 @@ struct greet {
     uint32_t denied_silent; /* of these, not logged yet */
     uint64_t denied_logged; /* ms: when one was logged last */
     int spare;              /* for listen_accept() */
+    struct bans bans;
 };
 
 /* Begin to serve the listening socket. greet must stay where it is. Dies if the system refuses. */
@@ -38,6 +40,10 @@ void greet_init(struct greet *greet, int listener, struct loop *loop, const stru
 
 /* A cell came up: every worker that may use it gets a channel to it. */
 void greet_cell_up(struct greet *greet, struct cell *cell);
+
+/* A worker of this user has frozen a cell: it loses all its channels, everywhere, and is kept out
+ * for a while. */
+void greet_ban(struct greet *greet, uint32_t uid, uint32_t pid);
 
 /* May a worker with these credentials use the context? Uid and gid 65534 (unmapped in our user
  * namespace) never match. */

@@ -245,8 +245,14 @@ handshake_run(struct handshake *handshake)
 static void
 socket_ready(struct loop_watch *watch, uint32_t events)
 {
+    struct handshake *handshake =
+        (struct handshake *)((char *)watch - offsetof(struct handshake, watch));
+    struct serving *serving = handshake->cell->serving;
+
     (void)events;
-    handshake_run((struct handshake *)((char *)watch - offsetof(struct handshake, watch)));
+    serving_set(serving, handshake->blame);
+    handshake_run(handshake);
+    serving_set(serving, 0);
 }
 
 static void
@@ -254,10 +260,13 @@ deadline_expired(struct loop_timer *timer)
 {
     struct handshake *handshake =
         (struct handshake *)((char *)timer - offsetof(struct handshake, deadline));
+    struct serving *serving = handshake->cell->serving;
 
+    serving_set(serving, handshake->blame);
     fail(handshake, SERVICE_DEADLINE, -1,
          "the peer did not finish the handshake within %u ms (%llu bytes received)",
          handshake->deadline_ms, (unsigned long long)handshake->transport.received);
+    serving_set(serving, 0);
 }
 
 bool

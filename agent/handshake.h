@@ -37,6 +37,7 @@ struct handshake {
 
     /* The owner's part: who asked, and lists. */
     struct worker *worker; /* NULL: we accepted the connection ourselves */
+    uint64_t blame;        /* who brought the fd (serving.h); 0: nobody, it is ours */
     uint32_t id;
     struct handshake *next;
     struct handshake *previous;

@@ -122,12 +122,23 @@ use_session_cache(int fd)
 }
 
 static void
+share_serving(struct cell *cell, int fd)
+{
+    struct error error = {""};
+
+    cell->serving = serving_map(fd, &error);
+    if (cell->serving == NULL)
+        log_die("%s", error.text);
+}
+
+static void
 obey(struct handshaker *handshaker, struct channel_message *message)
 {
     union {
         struct control_ping ping;
         struct control_listener listener;
         struct control_worker worker;
+        struct control_dismiss dismiss;
     } m;
     struct cell *cell = &handshaker->cell;
     struct error error = {""};
@@ -153,6 +164,15 @@ obey(struct handshaker *handshaker, struct channel_message *message)
     case CONTROL_SESSION_CACHE:
         understood = true;
         use_session_cache(channel_take_fd(message, 0));
+        break;
+    case CONTROL_SERVING:
+        understood = true;
+        share_serving(cell, channel_take_fd(message, 0));
+        break;
+    case CONTROL_DISMISS:
+        understood = control_get_dismiss(&m.dismiss, message->body, message->size);
+        if (understood)
+            workers_dismiss(cell, m.dismiss.uid);
         break;
     case CONTROL_WORKER:
         understood = control_get_worker(&m.worker, message->body, message->size);
@@ -218,6 +238,7 @@ void
 handshaker_main(const struct role_args *args)
 {
     static struct handshaker handshaker; /* one per process; too large for the stack */
+    static struct serving nobody;        /* until the supervisor shares a page with us */
     struct cell *cell = &handshaker.cell;
     struct control_hello hello = {.role = CONTROL_HANDSHAKER};
     struct control_ready ready;
@@ -253,6 +274,7 @@ handshaker_main(const struct role_args *args)
     for (size_t i = 0; i < part->context_count; i++)
         cell->contexts[i].counters.context = part->contexts[i].index;
     cell->kernel = args->kernel;
+    cell->serving = &nobody;
     cell->loop = loop_new();
     loop_watch_init(&handshaker.control, ROLE_FD_CONTROL, control_ready);
     if (loop_watch_set(cell->loop, &handshaker.control, EPOLLIN) == -1)

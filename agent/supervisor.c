@@ -262,6 +262,14 @@ cells_have_answered(void *data)
     admin_answered(&supervisor->admin);
 }
 
+static void
+cell_was_frozen(uint32_t uid, uint32_t pid, void *data)
+{
+    struct supervisor *supervisor = data;
+
+    greet_ban(&supervisor->greet, uid, pid);
+}
+
 static void __attribute__((noreturn)) stop(struct supervisor *supervisor, uint32_t signal_number)
 {
     log_info("stopping: signal %u", signal_number);
@@ -398,7 +406,8 @@ static void
 draw_graph(struct supervisor *supervisor)
 {
     struct config *config = supervisor->config;
-    const struct cells_hooks hooks = {cell_up, cell_down, cells_have_answered, supervisor};
+    const struct cells_hooks hooks = {cell_up, cell_down, cells_have_answered, cell_was_frozen,
+                                      supervisor};
     struct error error = {""};
 
     if (listen_check_unix(config->control_socket, "control_socket", &error) == -1 ||

@@ -110,14 +110,22 @@ forget_handshake(struct handshake *handshake)
     worker->user->in_flight--;
 }
 
-/* Close the channel and all that hangs on it. */
+static uint64_t
+mark_of(const struct control_worker *who)
+{
+    return serving_mark(who->uid, who->pid);
+}
+
+/* Close the channel and all that hangs on it, what is in its queue too. */
 static void
 worker_close(struct worker *worker)
 {
     struct cell *cell = worker->cell;
+    uint64_t served;
 
     if (worker->closed)
         return;
+    served = serving_set(cell->serving, mark_of(&worker->credentials));
     worker->closed = true;
     loop_watch_set(cell->loop, &worker->watch, 0);
     channel_close(worker->channel);
@@ -146,6 +154,7 @@ worker_close(struct worker *worker)
     cell->worker_count--;
     user_leave(cell, worker->user);
     loop_free_later(cell->loop, worker);
+    serving_set(cell->serving, served);
 }
 
 /* Say what a worker did, but not as often as it likes. */
@@ -411,6 +420,7 @@ start_accept(struct worker *worker, const struct service_accept *request, int fd
             return;
         }
         handshake->worker = worker;
+        handshake->blame = mark_of(&worker->credentials);
         worker->user->in_flight++;
         handshake->id = request->id;
         handshake->next = worker->handshakes;
@@ -551,9 +561,11 @@ static void
 channel_ready(struct loop_watch *watch, uint32_t events)
 {
     struct worker *worker = (struct worker *)((char *)watch - offsetof(struct worker, watch));
+    struct cell *cell = worker->cell;
     struct channel_message message;
     struct error error = {""};
 
+    serving_set(cell->serving, mark_of(&worker->credentials));
     if ((events & EPOLLOUT) != 0)
         send_unsent(worker);
     for (int i = 0; i < MESSAGES_PER_ROUND && !worker->closed; i++) {
@@ -562,7 +574,7 @@ channel_ready(struct loop_watch *watch, uint32_t events)
             worker->cell->buffer, CHANNEL_BUFFER_SIZE, &message, &error);
 
         if (result == CHANNEL_AGAIN)
-            return;
+            break;
         if (result == CHANNEL_CLOSED)
             worker_close(worker);
         else if (result != CHANNEL_OK)
@@ -571,6 +583,7 @@ channel_ready(struct loop_watch *watch, uint32_t events)
             serve(worker, &message);
         channel_message_clear(&message);
     }
+    serving_set(cell->serving, 0);
 }
 
 /* Say why, and close. Takes the channel. */
@@ -588,11 +601,24 @@ turn_away(struct cell *cell, int channel, const struct control_worker *who, cons
 }
 
 void
+workers_dismiss(struct cell *cell, uint32_t uid)
+{
+    struct worker *next;
+
+    for (struct worker *worker = cell->workers; worker != NULL; worker = next) {
+        next = worker->next;
+        if (worker->credentials.uid == uid)
+            worker_close(worker);
+    }
+}
+
+void
 workers_add(struct cell *cell, int channel, const struct control_worker *credentials)
 {
     struct worker *worker = NULL;
     struct user *user = NULL;
 
+    serving_set(cell->serving, mark_of(credentials));
     if (cell->worker_count < cell->worker_limit)
         user = user_of(cell, credentials->uid);
     if (user != NULL && user->channels++ < credentials->channels_max)
@@ -603,6 +629,7 @@ workers_add(struct cell *cell, int channel, const struct control_worker *credent
                                : "as many channels are open as this process can have");
         if (user != NULL)
             user_leave(cell, user);
+        serving_set(cell->serving, 0);
         return;
     }
     worker->cell = cell;
@@ -617,4 +644,5 @@ workers_add(struct cell *cell, int channel, const struct control_worker *credent
     loop_watch_init(&worker->watch, channel, channel_ready);
     if (loop_watch_set(cell->loop, &worker->watch, EPOLLIN) == -1)
         worker_refuse(worker, strerror(errno));
+    serving_set(cell->serving, 0);
 }

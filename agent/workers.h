@@ -23,6 +23,9 @@ struct pull {
     struct pull *next_of_worker;
 };
 
+/* A user that loses all its channels. */
+void workers_dismiss(struct cell *cell, uint32_t uid);
+
 /* Serve a new channel, whose ownership passes. */
 void workers_add(struct cell *cell, int channel, const struct control_worker *credentials);
 

@@ -223,6 +223,24 @@ channel_receive(int channel, const struct channel_rule *rules, size_t rule_count
     return receive(channel, MSG_DONTWAIT, rules, rule_count, buffer, buffer_size, message, error);
 }
 
+enum channel_result
+channel_receive_bare(int channel, const struct channel_rule *rules, size_t rule_count, void *buffer,
+                     size_t buffer_size, struct channel_message *message, struct error *error)
+{
+    struct msghdr head = {0}; /* no room: fds are reported as cut off, and stay where they are */
+    ssize_t size;
+
+    do
+        size = recvmsg(channel, &head, MSG_PEEK | MSG_DONTWAIT);
+    while (size == -1 && errno == EINTR);
+    if (size != -1 && (head.msg_flags & MSG_CTRUNC) != 0) {
+        memset(message, 0, sizeof(*message));
+        error_set(error, "a message carries an fd, which no message may here");
+        return CHANNEL_REFUSED;
+    }
+    return receive(channel, MSG_DONTWAIT, rules, rule_count, buffer, buffer_size, message, error);
+}
+
 int
 channel_set_timeout(int channel, int timeout_ms)
 {

@@ -67,6 +67,13 @@ enum channel_result channel_receive(int channel, const struct channel_rule *rule
                                     size_t rule_count, void *buffer, size_t buffer_size,
                                     struct channel_message *message, struct error *error);
 
+/* As channel_receive(), where no message carries an fd: one that does is refused without being
+ * received, as the close() of some descriptors never returns. The channel is of no use then; who
+ * closes it must know that the message is still in its queue. */
+enum channel_result channel_receive_bare(int channel, const struct channel_rule *rules,
+                                         size_t rule_count, void *buffer, size_t buffer_size,
+                                         struct channel_message *message, struct error *error);
+
 #define CHANNEL_BUFFER_SIZE (CHANNEL_BODY_MAX + 3)
 
 /* As channel_receive(), but wait up to timeout_ms for a message: CHANNEL_AGAIN if none came. */

@@ -23,6 +23,7 @@ const struct channel_rule control_handshaker_rules[] = {
     {CONTROL_PING, 0, 4, 4},        {CONTROL_PUBLIC, 1, 4, 4},
     {CONTROL_LISTENER, 1, 2, 2},    {CONTROL_WORKER, 1, 18, 18 + 4 * CONTROL_GROUPS_MAX},
     {CONTROL_NEW_TICKETS, 0, 0, 0}, {CONTROL_SESSION_CACHE, 1, 0, 0},
+    {CONTROL_SERVING, 1, 0, 0},     {CONTROL_DISMISS, 0, 4, 4},
 };
 const size_t control_handshaker_rule_count = COUNT(control_handshaker_rules);
 
@@ -63,6 +64,7 @@ const struct channel_rule admin_command_rules[] = {
     {ADMIN_CONTEXT, 0, 5 + COUNTERS_SIZE, 5 + COUNTERS_SIZE + SERVICE_NAME_MAX},
     {ADMIN_END, 0, 0, 0},
     {ADMIN_DENIED, 0, 2, TEXT_MAX},
+    {ADMIN_BAN, 0, 16, 16},
 };
 const size_t admin_command_rule_count = COUNT(admin_command_rules);
 
@@ -325,6 +327,26 @@ control_get_worker(struct control_worker *m, const void *body, size_t size)
 }
 
 size_t
+control_put_dismiss(const struct control_dismiss *m, void *buffer, size_t size)
+{
+    struct wire_writer writer;
+
+    wire_writer_init(&writer, buffer, size);
+    wire_put_u32(&writer, m->uid);
+    return wire_size(&writer);
+}
+
+bool
+control_get_dismiss(struct control_dismiss *m, const void *body, size_t size)
+{
+    struct wire_reader reader;
+
+    wire_reader_init(&reader, body, size);
+    m->uid = wire_get_u32(&reader);
+    return wire_done(&reader);
+}
+
+size_t
 load_put_begin(const struct load_begin *m, void *buffer, size_t size)
 {
     struct wire_writer writer;
@@ -582,5 +604,31 @@ admin_get_context(struct admin_context *m, const void *body, size_t size)
     m->group = wire_get_u16(&reader);
     m->listeners = wire_get_u16(&reader);
     get_counters(&reader, &m->counters);
+    return wire_done(&reader);
+}
+
+size_t
+admin_put_ban(const struct admin_ban *m, void *buffer, size_t size)
+{
+    struct wire_writer writer;
+
+    wire_writer_init(&writer, buffer, size);
+    wire_put_u32(&writer, m->uid);
+    wire_put_u32(&writer, m->pid);
+    wire_put_u32(&writer, m->times);
+    wire_put_u32(&writer, m->seconds);
+    return wire_size(&writer);
+}
+
+bool
+admin_get_ban(struct admin_ban *m, const void *body, size_t size)
+{
+    struct wire_reader reader;
+
+    wire_reader_init(&reader, body, size);
+    m->uid = wire_get_u32(&reader);
+    m->pid = wire_get_u32(&reader);
+    m->times = wire_get_u32(&reader);
+    m->seconds = wire_get_u32(&reader);
     return wire_done(&reader);
 }

@@ -34,6 +34,8 @@ enum control_type {
     CONTROL_TICKETS,       /* to a keeper: one fd, the page of ticket keys; again when it changed */
     CONTROL_NEW_TICKETS,   /* to a handshaker: its keeper has taken a changed page */
     CONTROL_SESSION_CACHE, /* to a handshaker: one fd, the cache of session ids */
+    CONTROL_SERVING,       /* to a handshaker: one fd, where it says whom it serves just now */
+    CONTROL_DISMISS,       /* to a handshaker: a user that loses its channels */
 };
 
 enum control_role {
@@ -113,6 +115,10 @@ struct control_worker {
     uint32_t channels_max; /* that its uid may have in one cell */
     uint16_t group_count;
     uint32_t groups[CONTROL_GROUPS_MAX];
+};
+
+struct control_dismiss {
+    uint32_t uid;
 };
 
 extern const struct channel_rule control_keeper_rules[]; /* what a keeper takes */
@@ -209,6 +215,7 @@ enum admin_type {
     ADMIN_CONTEXT,    /* answer: one per context */
     ADMIN_END,        /* answer: complete */
     ADMIN_DENIED,     /* answer: struct load_text */
+    ADMIN_BAN,        /* answer: one per user that is kept out */
 };
 
 struct admin_agent {
@@ -241,6 +248,13 @@ struct admin_context {
     struct control_context_counters counters; /* summed over cells, also over dead ones */
 };
 
+struct admin_ban {
+    uint32_t uid;
+    uint32_t pid;   /* of the worker that was to blame the last time */
+    uint32_t times; /* that it has frozen a cell */
+    uint32_t seconds;
+};
+
 extern const struct channel_rule admin_supervisor_rules[];
 extern const size_t admin_supervisor_rule_count;
 extern const struct channel_rule admin_command_rules[];
@@ -266,6 +280,8 @@ size_t control_put_listener(const struct control_listener *m, void *buffer, size
 bool control_get_listener(struct control_listener *m, const void *body, size_t size);
 size_t control_put_worker(const struct control_worker *m, void *buffer, size_t size);
 bool control_get_worker(struct control_worker *m, const void *body, size_t size);
+size_t control_put_dismiss(const struct control_dismiss *m, void *buffer, size_t size);
+bool control_get_dismiss(struct control_dismiss *m, const void *body, size_t size);
 size_t load_put_begin(const struct load_begin *m, void *buffer, size_t size);
 bool load_get_begin(struct load_begin *m, const void *body, size_t size);
 size_t load_put_tickets(const struct load_tickets *m, void *buffer, size_t size);
@@ -286,5 +302,7 @@ size_t admin_put_process(const struct admin_process *m, void *buffer, size_t siz
 bool admin_get_process(struct admin_process *m, const void *body, size_t size);
 size_t admin_put_context(const struct admin_context *m, void *buffer, size_t size);
 bool admin_get_context(struct admin_context *m, const void *body, size_t size);
+size_t admin_put_ban(const struct admin_ban *m, void *buffer, size_t size);
+bool admin_get_ban(struct admin_ban *m, const void *body, size_t size);
 
 #endif

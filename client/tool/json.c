@@ -107,5 +107,11 @@ tool_print_json(const struct tool_report *report)
         print_context(&report->contexts[i]);
         printf("%s\n", i + 1 < report->context_count ? "," : "");
     }
-    printf("  ]\n}\n");
+    printf("  ],\n  \"bans\": [");
+    for (size_t i = 0; i < report->ban_count; i++)
+        printf("%s{\"uid\": %" PRIu32 ", \"pid\": %" PRIu32 ", \"times\": %" PRIu32
+               ", \"seconds\": %" PRIu32 "}",
+               i > 0 ? ", " : "", report->bans[i].uid, report->bans[i].pid, report->bans[i].times,
+               report->bans[i].seconds);
+    printf("]\n}\n");
 }

@@ -120,6 +120,7 @@ take_message(struct tool_report *report, const struct channel_message *message, 
 {
     struct admin_process *process;
     struct admin_context *context;
+    struct admin_ban *ban;
     struct load_text text;
     bool understood = false;
 
@@ -142,6 +143,14 @@ take_message(struct tool_report *report, const struct channel_message *message, 
         report->contexts = context;
         context += report->context_count++;
         understood = admin_get_context(context, message->body, message->size);
+        break;
+    case ADMIN_BAN:
+        ban = grow(report->bans, report->ban_count, sizeof(*ban), error);
+        if (ban == NULL)
+            return -1;
+        report->bans = ban;
+        ban += report->ban_count++;
+        understood = admin_get_ban(ban, message->body, message->size);
         break;
     case ADMIN_END:
         return 0;
@@ -219,6 +228,7 @@ tool_clear_report(struct tool_report *report)
 {
     free(report->processes);
     free(report->contexts);
+    free(report->bans);
     memset(report, 0, sizeof(*report));
 }
 
@@ -328,6 +338,11 @@ tool_print_table(const struct tool_report *report)
            "FULL", "RESUMED", "FAILED", "IN FLIGHT", "EXPIRED");
     for (size_t i = 0; i < report->context_count; i++)
         print_context(&report->contexts[i]);
+    for (size_t i = 0; i < report->ban_count; i++)
+        printf("%suid %" PRIu32 " is kept out for another %" PRIu32
+               " s: a descriptor that it passed froze a cell (pid %" PRIu32 ", time %" PRIu32 ")\n",
+               i == 0 ? "\n" : "", report->bans[i].uid, report->bans[i].seconds,
+               report->bans[i].pid, report->bans[i].times);
 }
 
 /* ---- the command line ---- */

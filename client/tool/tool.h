@@ -31,6 +31,8 @@ struct tool_report {
     size_t process_count;
     struct admin_context *contexts; /* owned */
     size_t context_count;
+    struct admin_ban *bans; /* owned */
+    size_t ban_count;
 };
 
 /* The path of the control socket if none is given. */

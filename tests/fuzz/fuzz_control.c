@@ -29,13 +29,16 @@ fuzz_control(const uint8_t *data, size_t size)
         struct admin_agent admin_agent;
         struct admin_process admin_process;
         struct admin_context admin_context;
+        struct control_dismiss dismiss;
+        struct admin_ban ban;
+        struct load_tickets load_tickets;
     } m;
 
     if (size == 0 || body_size > CHANNEL_BODY_MAX)
         return;
     body = fuzz_copy(data + 1, body_size);
     memset(&m, 0, sizeof(m));
-    switch (data[0] % 17) {
+    switch (data[0] % 20) {
     case 0:
         understood = control_get_hello(&m.hello, body, body_size);
         if (understood)
@@ -120,6 +123,21 @@ fuzz_control(const uint8_t *data, size_t size)
         understood = admin_get_context(&m.admin_context, body, body_size);
         if (understood)
             again = admin_put_context(&m.admin_context, out, sizeof(out));
+        break;
+    case 17:
+        understood = control_get_dismiss(&m.dismiss, body, body_size);
+        if (understood)
+            again = control_put_dismiss(&m.dismiss, out, sizeof(out));
+        break;
+    case 18:
+        understood = admin_get_ban(&m.ban, body, body_size);
+        if (understood)
+            again = admin_put_ban(&m.ban, out, sizeof(out));
+        break;
+    case 19:
+        understood = load_get_tickets(&m.load_tickets, body, body_size);
+        if (understood)
+            again = load_put_tickets(&m.load_tickets, out, sizeof(out));
         break;
     default:
         break;

@@ -1,7 +1,8 @@
 /*
  * frozen.h: a file whose close() never returns, not even to SIGKILL: a FUSE file system of one
- * file, whose server answers everything but FLUSH. For hostile_worker, as root, in a mount
- * namespace of its own. When the server ends, the kernel lets everybody go.
+ * file, whose server answers everything but FLUSH and READ. Memory that is mapped from it freezes
+ * who touches it first. For hostile_worker, as root, in a mount namespace of its own. When the
+ * server ends, the kernel lets everybody go.
  */
 #ifndef TESTS_FROZEN_H
 #define TESTS_FROZEN_H
@@ -32,7 +33,7 @@ frozen_answer(int fd, uint64_t unique, int error, const void *body, size_t size)
 static void __attribute__((noreturn)) frozen_serve(int fd, int parent)
 {
     static uint8_t request[1 << 17];
-    struct fuse_attr attr = {.ino = 1, .mode = S_IFREG | 0666, .nlink = 1};
+    struct fuse_attr attr = {.ino = 1, .mode = S_IFREG | 0666, .size = 4096, .nlink = 1};
     struct fuse_attr_out facts = {.attr = attr};
     struct fuse_open_out opened = {.fh = 1};
     struct fuse_init_out init = {
@@ -59,7 +60,8 @@ static void __attribute__((noreturn)) frozen_serve(int fd, int parent)
         else if (head.opcode == FUSE_OPEN)
             frozen_answer(fd, head.unique, 0, &opened, sizeof(opened));
         else if (head.opcode != FUSE_FLUSH && head.opcode != FUSE_INTERRUPT &&
-                 head.opcode != FUSE_FORGET && head.opcode != FUSE_RELEASE)
+                 head.opcode != FUSE_FORGET && head.opcode != FUSE_RELEASE &&
+                 head.opcode != FUSE_READ)
             frozen_answer(fd, head.unique, -ENOSYS, NULL, 0);
     }
 }
@@ -72,6 +74,7 @@ frozen_open(int *server)
     char path[] = "/tmp/tlsagent-frozen-XXXXXX", options[128];
     int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK), file = mkstemp(path), opened,
         ends[2];
+    struct stat status;
 
     if (fd == -1 || file == -1 || pipe2(ends, O_CLOEXEC) == -1 || unshare(CLONE_NEWNS) == -1 ||
         mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == -1)
@@ -88,6 +91,8 @@ frozen_open(int *server)
         frozen_serve(fd, ends[0]);
     }
     opened = open(path, O_RDWR | O_CLOEXEC);
+    if (opened != -1)
+        (void)fstat(opened, &status); /* now the kernel knows how long it is */
     umount2(path, MNT_DETACH);
     close(file);
     unlink(path);

@@ -5,7 +5,11 @@
  *
  *   hostile_worker SOCKET CONTEXT OTHER_CONTEXT USER freeze
  *                             only a descriptor whose close() never returns (frozen.h), to the
- *                             first cell; "frozen by PID" when it is sent, then until stdin ends.
+ *                             first cell; "server PID" at first: the process to kill at last, then
+ *                             "frozen" when it is sent, then until stdin ends.
+ *   hostile_worker SOCKET CONTEXT OTHER_CONTEXT USER lock
+ *                             the same with a good TCP connection, whose lock in the kernel is held
+ *                             by a read() of ours into memory that never comes.
  *   hostile_worker SOCKET CONTEXT OTHER_CONTEXT USER flood
  *                             requests without end whose answers it does not read; "flooding" when
  *                             1,000 are sent, then until stdin ends.
@@ -31,6 +35,7 @@
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -596,18 +601,44 @@ flood_agent(void)
 
 /* A descriptor that freezes who closes it. */
 static void
-freeze_cell(int fd, int server)
+freeze_cell(int fd)
 {
     uint8_t body[256];
     struct view view;
     char byte;
 
-    view_open(&view);
+    view_open(&view); /* "denied" if this user is kept out */
     send_typed(view.channel, SERVICE_ACCEPT, body, accept_body(body, 1, context), &fd, 1);
-    printf("frozen by %d\n", server);
+    puts("frozen");
     while (read(STDIN_FILENO, &byte, 1) > 0)
         continue;
     view_close(&view);
+}
+
+/* A connection that nobody can touch: a child of ours is in the middle of reading from it, with
+ * the socket's lock held, into memory of the file that freezes. */
+static int
+locked_connection(int frozen)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof(address);
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int peer = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), fd;
+    void *memory = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, frozen, 0);
+
+    if (memory == MAP_FAILED || bind(listener, (struct sockaddr *)&address, size) == -1 ||
+        listen(listener, 1) == -1 ||
+        getsockname(listener, (struct sockaddr *)&address, &size) == -1 ||
+        connect(peer, (struct sockaddr *)&address, size) == -1 ||
+        (fd = accept(listener, NULL, NULL)) == -1 || write(peer, "\26\3\1", 3) != 3)
+        fail("a connection to lock");
+    if (fork() == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        (void)!read(fd, memory, 3);
+        _exit(0);
+    }
+    poll(NULL, 0, 300);
+    return fd;
 }
 
 int
@@ -617,19 +648,21 @@ main(int argc, char **argv)
     int frozen = -1, server = -1;
 
     if (argc != 5 && argc != 6) {
-        fputs("usage: hostile_worker SOCKET CONTEXT OTHER_CONTEXT USER [freeze|flood]\n", stderr);
+        fputs("usage: hostile_worker SOCKET CONTEXT OTHER_CONTEXT USER [freeze|lock|flood]\n",
+              stderr);
         return 2;
     }
     socket_path = argv[1];
     context = argv[2];
     other_context = argv[3];
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (argc == 6 && strcmp(argv[5], "freeze") == 0) {
+    if (argc == 6 && (strcmp(argv[5], "freeze") == 0 || strcmp(argv[5], "lock") == 0)) {
         frozen = frozen_open(&server);
         if (frozen == -1) {
             printf("no FUSE here: %s\n", strerror(errno));
             return 77;
         }
+        printf("server %d\n", server);
     }
     if (geteuid() == 0) {
         user = getpwnam(argv[4]);
@@ -637,8 +670,10 @@ main(int argc, char **argv)
             setuid(user->pw_uid) == -1)
             fail("cannot become the user");
     }
+    if (frozen != -1 && strcmp(argv[5], "lock") == 0)
+        frozen = locked_connection(frozen);
     if (frozen != -1) {
-        freeze_cell(frozen, server);
+        freeze_cell(frozen);
         return 0;
     }
     if (argc == 6 && strcmp(argv[5], "flood") == 0) {

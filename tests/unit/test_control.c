@@ -78,6 +78,7 @@ START_TEST(role_messages_round_trip)
     const struct control_ping ping = {UINT32_MAX};
     const struct control_generation generation = {9};
     const struct control_listener listener = {65535};
+    const struct control_dismiss dismiss = {1000};
     const struct control_context_counters counters = some_counters();
 
     CHECK_MESSAGE(control_put_hello, control_get_hello, struct control_hello, hello,
@@ -94,6 +95,8 @@ START_TEST(role_messages_round_trip)
                   generation, out->generation == 9);
     CHECK_MESSAGE(control_put_listener, control_get_listener, struct control_listener, listener,
                   out->context == 65535);
+    CHECK_MESSAGE(control_put_dismiss, control_get_dismiss, struct control_dismiss, dismiss,
+                  out->uid == 1000);
 }
 END_TEST
 
@@ -173,7 +176,10 @@ START_TEST(admin_messages_round_trip)
                                           .pong = pong};
     const struct admin_context context = {
         .name = "www", .group = 1, .listeners = 2, .counters = some_counters()};
+    const struct admin_ban ban = {1, 2, 3, 4};
 
+    CHECK_MESSAGE(admin_put_ban, admin_get_ban, struct admin_ban, ban,
+                  out->uid == 1 && out->pid == 2 && out->times == 3 && out->seconds == 4);
     CHECK_MESSAGE(admin_put_agent, admin_get_agent, struct admin_agent, agent,
                   strcmp(out->build, agent.build) == 0 && out->generation == 2 &&
                       out->uptime == 86400 && out->identities == 10 && out->keys == 11 &&

@@ -7,6 +7,7 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,11 +37,16 @@ enum fault {
     UNKNOWN_TYPE,
     TOO_SHORT,
     WITH_FD,
+    WITH_LINGERING_FD,
     LEAVES,
+    READS_NOTHING,
     FAULTS,
 };
 
 #define GENERATION 5
+#define SERVED     1234 /* a uid whose channel the handshaker has got */
+#define STRANGER   5678
+#define LISTENERS  1000 /* more than a channel has room for */
 
 /* ---- the fake roles (children) ---- */
 
@@ -60,6 +66,41 @@ receive_message(const struct channel_rule *rules, size_t count, struct channel_m
     if (channel_receive_wait(ROLE_FD_CONTROL, rules, count, buffer, sizeof(buffer), message, &error,
                              -1) != CHANNEL_OK)
         _exit(0); /* the supervisor is gone */
+}
+
+/* A socket whose last close() waits for a minute. */
+static void
+send_lingering(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct linger minute = {1, 60};
+    socklen_t size = sizeof(address);
+    int listener = socket(AF_INET, SOCK_STREAM, 0), fd = socket(AF_INET, SOCK_STREAM, 0);
+    static char data[65536];
+
+    if (bind(listener, (struct sockaddr *)&address, size) == -1 || listen(listener, 1) == -1 ||
+        getsockname(listener, (struct sockaddr *)&address, &size) == -1 ||
+        connect(fd, (struct sockaddr *)&address, size) == -1)
+        _exit(4);
+    while (send(fd, data, sizeof(data), MSG_DONTWAIT) > 0)
+        continue;
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &minute, sizeof(minute));
+    (void)channel_send(ROLE_FD_CONTROL, CONTROL_READY, "\0\0\0\5\0\0\0\0", 8, &fd, 1);
+    (void)channel_send(ROLE_FD_CONTROL, CONTROL_READY, "\0\0\0\5\0\0\0\0", 8, &fd, 1);
+    close(fd); /* the peer stays, in the queue of listener */
+}
+
+/* Say whom we serve, and be silent for ever. */
+static void __attribute__((noreturn)) accuse(int page, uint32_t uid)
+{
+    struct error error = {""};
+    struct serving *serving = serving_map(page, &error);
+
+    if (serving == NULL)
+        _exit(5);
+    serving_set(serving, serving_mark(uid, 99));
+    for (;;)
+        pause();
 }
 
 static void
@@ -87,6 +128,9 @@ commit_fault(enum fault fault)
     case WITH_FD:
         (void)channel_send(ROLE_FD_CONTROL, CONTROL_READY, "\0\0\0\5\0\0\0\0", 8, &fd, 1);
         break;
+    case WITH_LINGERING_FD:
+        send_lingering();
+        break;
     case LEAVES:
         _exit(3);
     default:
@@ -105,7 +149,9 @@ play_role(enum control_role role, const struct role_args *args)
     struct control_ready ready = {.generation = GENERATION};
     struct channel_message message;
     struct control_ping ping;
+    struct control_worker worker;
     uint8_t body[512];
+    int page = -1;
 
     snprintf(hello.build, sizeof(hello.build), "%s", fault == WRONG_BUILD ? "0" : role_build_id);
     if (fault == WRONG_ROLE)
@@ -116,6 +162,8 @@ play_role(enum control_role role, const struct role_args *args)
         send_message(CONTROL_HELLO, body, control_put_hello(&hello, body, sizeof(body)));
     else
         send_message(CONTROL_READY, body, control_put_ready(&ready, body, sizeof(body)));
+    while (fault == READS_NOTHING)
+        pause();
     receive_message(rules, count, &message);
     if (message.type != (keeper ? CONTROL_SECRET : CONTROL_PUBLIC) || message.fd_count != 1)
         _exit(2);
@@ -126,6 +174,11 @@ play_role(enum control_role role, const struct role_args *args)
         struct control_pong pong = {.signatures = 7};
 
         receive_message(rules, count, &message);
+        if (message.type == CONTROL_SERVING)
+            page = channel_take_fd(&message, 0);
+        if (message.type == CONTROL_WORKER &&
+            control_get_worker(&worker, message.body, message.size) && worker.group_count == 1)
+            accuse(page, worker.groups[0]); /* what the test wants to hear */
         channel_message_clear(&message);
         if (message.type != CONTROL_PING || !control_get_ping(&ping, message.body, message.size))
             continue;
@@ -156,6 +209,8 @@ static struct cells cells;
 static unsigned ups[FAULTS], downs[FAULTS];
 static char last_why[FAULTS][ERROR_TEXT_MAX];
 static bool answered;
+static uint32_t frozen_by;
+static struct listen_socket listeners[LISTENERS];
 
 static void
 on_up(struct cell *cell, void *data)
@@ -180,9 +235,17 @@ on_answered(void *data)
 }
 
 static void
-start_cells(unsigned count)
+on_frozen(uint32_t uid, uint32_t pid, void *data)
 {
-    static const struct cells_hooks hooks = {on_up, on_down, on_answered, NULL};
+    (void)data;
+    ck_assert_uint_eq(pid, 99);
+    frozen_by = uid;
+}
+
+static void
+start_cells(unsigned count, size_t listener_count)
+{
+    static const struct cells_hooks hooks = {on_up, on_down, on_answered, on_frozen, NULL};
     struct error error = {""};
 
     log_init("test", LOG_LEVEL_ERROR, 0);
@@ -192,8 +255,10 @@ start_cells(unsigned count)
     generation.generation = GENERATION;
     generation.public_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     generation.secret_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    for (size_t i = 0; i < LISTENERS; i++)
+        listeners[i].fd = generation.public_fd;
     loop = loop_new();
-    cells_init(&cells, loop, &config, &generation, NULL, 0, &hooks);
+    cells_init(&cells, loop, &config, &generation, listeners, listener_count, &hooks);
     cells_start(&cells);
 }
 
@@ -220,11 +285,24 @@ START_TEST(each_fault_costs_its_own_cell_only)
         [READY_BEFORE_HELLO] = "wrong READY", [WRONG_GENERATION] = "wrong READY",
         [PONG_UNASKED] = "nobody asked for",  [FOREIGN_COUNTERS] = "not its own",
         [UNKNOWN_TYPE] = "not allowed",       [TOO_SHORT] = "bytes long",
-        [WITH_FD] = "carries 1 fds",          [LEAVES] = "ended with status 3",
+        [WITH_FD] = "carries an fd",          [WITH_LINGERING_FD] = "carries an fd",
+        [LEAVES] = "ended with status 3",     [READS_NOTHING] = "not ready after 10",
     };
+    uint64_t longest = 0;
 
-    start_cells(FAULTS);
-    RUN_UNTIL(all_faults_seen());
+    start_cells(FAULTS, LISTENERS);
+    while (!all_faults_seen()) {
+        uint64_t before;
+
+        loop_round(loop);
+        before = loop_now(loop); /* when it woke up; the next round says when it was done */
+        cells_ping(&cells);
+        loop_round(loop);
+        if (ups[GOOD] > 0 && loop_now(loop) - before > longest)
+            longest = loop_now(loop) - before;
+    }
+    printf("the longest round took %llu ms\n", (unsigned long long)longest);
+    ck_assert_uint_lt(longest, 1500); /* nobody makes the supervisor wait */
     for (unsigned i = 1; i < FAULTS; i++)
         ck_assert_msg(strstr(last_why[i], reasons[i]) != NULL, "fault %u: \"%s\"", i, last_why[i]);
     ck_assert_uint_eq(ups[GOOD], 1);
@@ -238,7 +316,7 @@ START_TEST(fast_deaths_are_replaced_more_and_more_slowly)
 {
     uint64_t start, waited;
 
-    start_cells(1);
+    start_cells(1, 0);
     RUN_UNTIL(ups[0] == 1);
     for (unsigned i = 1; i <= 4; i++) {
         kill(cells.list[0].handshaker.pid, SIGKILL);
@@ -260,7 +338,7 @@ START_TEST(death_takes_the_partner_along)
 {
     pid_t keeper, handshaker;
 
-    start_cells(1);
+    start_cells(1, 0);
     RUN_UNTIL(ups[0] == 1);
     keeper = cells.list[0].keeper.pid;
     handshaker = cells.list[0].handshaker.pid;
@@ -277,7 +355,7 @@ START_TEST(stalled_process_is_replaced)
 {
     pid_t stalled;
 
-    start_cells(1);
+    start_cells(1, 0);
     RUN_UNTIL(ups[0] == 1);
     stalled = cells.list[0].handshaker.pid;
     kill(stalled, SIGSTOP);
@@ -288,11 +366,75 @@ START_TEST(stalled_process_is_replaced)
 }
 END_TEST
 
+/* A handshaker that got a channel of SERVED accuses a user, and is silent. */
+static void
+accused(uint32_t uid)
+{
+    struct control_worker worker = {.uid = SERVED, .group_count = 1, .groups = {uid}};
+    int pair[2];
+
+    start_cells(1, 0);
+    RUN_UNTIL(ups[0] == 1);
+    ck_assert_int_eq(channel_pair(pair), 0);
+    ck_assert_int_eq(cells_pass_worker(&cells.list[0], &worker, pair[0]), CHANNEL_OK);
+    RUN_UNTIL(ups[0] == 2);
+    ck_assert(strstr(last_why[0], "has not answered") != NULL);
+    cells_stop(&cells);
+}
+
+START_TEST(silent_handshaker_says_who_froze_it)
+{
+    accused(SERVED);
+    ck_assert_uint_eq(frozen_by, SERVED);
+}
+END_TEST
+
+START_TEST(who_was_not_served_cannot_be_accused)
+{
+    accused(STRANGER);
+    ck_assert_uint_eq(frozen_by, 0);
+}
+END_TEST
+
+START_TEST(bans_grow_end_and_are_forgotten)
+{
+    static struct bans bans;
+    const uint64_t hour = BANS_LONGEST_S;
+    uint64_t now = 5000;
+    uint32_t expected = BANS_FIRST_S;
+
+    ck_assert_uint_eq(bans_left(&bans, 7, now), 0);
+    for (uint32_t times = 1; times < 12; times++) {
+        const struct ban *ban = bans_add(&bans, 7, 70, now);
+
+        ck_assert_ptr_nonnull(ban);
+        ck_assert_uint_eq(ban->times, times);
+        ck_assert_uint_eq(bans_left(&bans, 7, now), expected);
+        ck_assert_uint_eq(bans_left(&bans, 8, now), 0);
+        ck_assert_ptr_null(bans_add(&bans, 7, 70, now + 1)); /* another cell, the same moment */
+        ck_assert_ptr_eq(bans_get(&bans, 0, now), ban);
+        ck_assert_ptr_null(bans_get(&bans, 1, now));
+        now += expected * UINT64_C(1000);
+        ck_assert_uint_eq(bans_left(&bans, 7, now - 1), 1);
+        ck_assert_uint_eq(bans_left(&bans, 7, now), 0);
+        ck_assert_ptr_null(bans_get(&bans, 0, now));
+        expected = 2 * expected < hour ? 2 * expected : (uint32_t)hour;
+    }
+    now += BANS_MEMORY_S * UINT64_C(1000);
+    ck_assert_uint_eq(bans_add(&bans, 7, 70, now)->times, 1);
+    for (uint32_t uid = 100; uid < 100 + BANS_MAX - 1; uid++) /* the table is full now */
+        ck_assert_ptr_nonnull(bans_add(&bans, uid, 1, now + 1000));
+    ck_assert_ptr_nonnull(bans_add(&bans, 99, 1, now + 2000));
+    ck_assert_uint_eq(bans_left(&bans, 7, now + 2000), 0); /* it would have been the first to end */
+    ck_assert_uint_eq(bans_left(&bans, 100, now + 2000), BANS_FIRST_S - 1);
+}
+END_TEST
+
 START_TEST(counters_of_the_dead_are_kept)
 {
     struct control_context_counters sum;
 
-    start_cells(1);
+    start_cells(1, 0);
     RUN_UNTIL(ups[0] == 1);
     cells_ping(&cells);
     RUN_UNTIL(answered);
@@ -384,7 +526,7 @@ START_TEST(greeting_new_channel_limit_and_silence)
     ck_assert_ptr_nonnull(mkdtemp(directory));
     snprintf(path, sizeof(path), "%s/new/socket", directory); /* its directory is made */
     ck_assert_int_eq(listen_open_unix(path, "socket", 0666, &listener, &error), 0);
-    start_cells(1);
+    start_cells(1, 0);
     greet_init(&greet, listener.fd, loop, &config, &cells);
     RUN_UNTIL(ups[0] == 1);
     for (int i = 0; i < 5; i++) {
@@ -512,6 +654,9 @@ main(int argc, char **argv)
     tcase_add_test(tcase, fast_deaths_are_replaced_more_and_more_slowly);
     tcase_add_test(tcase, death_takes_the_partner_along);
     tcase_add_test(tcase, stalled_process_is_replaced);
+    tcase_add_test(tcase, silent_handshaker_says_who_froze_it);
+    tcase_add_test(tcase, who_was_not_served_cannot_be_accused);
+    tcase_add_test(tcase, bans_grow_end_and_are_forgotten);
     tcase_add_test(tcase, counters_of_the_dead_are_kept);
     tcase_add_test(tcase, who_may_use_a_context);
     tcase_add_test(tcase, greeting_new_channel_limit_and_silence);
