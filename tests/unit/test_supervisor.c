@@ -87,7 +87,12 @@ send_lingering(void)
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &minute, sizeof(minute));
     (void)channel_send(ROLE_FD_CONTROL, CONTROL_READY, "\0\0\0\5\0\0\0\0", 8, &fd, 1);
     (void)channel_send(ROLE_FD_CONTROL, CONTROL_READY, "\0\0\0\5\0\0\0\0", 8, &fd, 1);
-    close(fd); /* the peer stays, in the queue of listener */
+    close(fd); /* the peer stays, in the queue of listener, when this process ends too */
+    if (fork() == 0) {
+        close(ROLE_FD_CONTROL);
+        alarm(20);
+        pause();
+    }
 }
 
 /* Say whom we serve, and be silent for ever. */
