@@ -23,7 +23,8 @@
 #include "agent/workers.h"
 #include "tests/unit/keeper_fixture.h"
 
-static struct cell fuzz_cell;
+static struct serving fuzz_serving;
+static struct cell fuzz_cell = {.serving = &fuzz_serving};
 
 static void *
 fuzz_play_keeper(void *argument)
@@ -179,6 +180,7 @@ fuzz_worker(const uint8_t *data, size_t size)
     fuzz_settle();
     /* Nothing of this worker is left. */
     FUZZ_REQUIRE(fuzz_cell.worker_count == 0 && fuzz_cell.in_flight == 0);
+    FUZZ_REQUIRE(fuzz_serving.whom == 0); /* nobody is to blame for what comes next */
     loop_watch_set(fuzz_cell.loop, &wake, 0);
     close(pipes[0]);
     close(pipes[1]);
