@@ -17,7 +17,11 @@
 #define PROVIDER_NAME "tlsagent-schedule"
 #define PROPERTY      "tlsagent.schedule=yes"
 
-static EVP_MD_CTX *hash; /* one per process: roles are single-threaded */
+/* One per process: roles are single-threaded. */
+static struct {
+    EVP_MD_CTX *hash;
+    OSSL_PROVIDER *libcryptos, *ours; /* held as long as the process lives */
+} loaded;
 static void (*observer)(bool client, const uint8_t *secret, size_t size);
 
 /* What libssl asks for, its values not copied. */
@@ -99,10 +103,10 @@ extract(const struct request *request, uint8_t *out)
     if (request->salt != NULL) {
         label.context = empty;
         label.context_size = size;
-        done = request->salt_size == size && hkdf_empty_digest(hash, size, empty) &&
-               hkdf_expand_label(hash, size, request->salt, &label, salt, size);
+        done = request->salt_size == size && hkdf_empty_digest(loaded.hash, size, empty) &&
+               hkdf_expand_label(loaded.hash, size, request->salt, &label, salt, size);
     }
-    done = done && hkdf_hmac(hash, size, salt, request->salt != NULL ? size : 0,
+    done = done && hkdf_hmac(loaded.hash, size, salt, request->salt != NULL ? size : 0,
                              request->key != NULL ? request->key : zeros,
                              request->key != NULL ? request->key_size : size, out);
     OPENSSL_cleanse(salt, sizeof(salt));
@@ -136,7 +140,8 @@ schedule_derive(void *data, unsigned char *out, size_t size, const OSSL_PARAM pa
         return size == request.hash_size && extract(&request, out);
     case EVP_KDF_HKDF_MODE_EXPAND_ONLY:
         if (request.key == NULL || request.key_size != request.hash_size ||
-            !hkdf_expand_label(hash, request.hash_size, request.key, &request.label, out, size))
+            !hkdf_expand_label(loaded.hash, request.hash_size, request.key, &request.label, out,
+                               size))
             return 0;
         tell(&request.label, out, size);
         return 1;
@@ -146,9 +151,9 @@ schedule_derive(void *data, unsigned char *out, size_t size, const OSSL_PARAM pa
 }
 
 static void *
-schedule_new(void *provider)
+schedule_new(void *data)
 {
-    return provider; /* anything but NULL */
+    return data; /* anything but NULL */
 }
 
 static void
@@ -175,9 +180,9 @@ static const OSSL_ALGORITHM algorithms[] = {
 };
 
 static const OSSL_ALGORITHM *
-provider_query(void *provider, int operation, int *no_cache)
+provider_query(void *data, int operation, int *no_cache)
 {
-    (void)provider;
+    (void)data;
     *no_cache = 0;
     return operation == OSSL_OP_KDF ? algorithms : NULL;
 }
@@ -189,11 +194,11 @@ static const OSSL_DISPATCH provider_functions[] = {
 
 static int
 provider_init(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in, const OSSL_DISPATCH **out,
-              void **provider)
+              void **data)
 {
     (void)in;
     *out = provider_functions;
-    *provider = (void *)(uintptr_t)handle;
+    *data = (void *)(uintptr_t)handle;
     return 1;
 }
 
@@ -202,8 +207,7 @@ static bool
 is_chosen(void)
 {
     EVP_KDF *kdf = EVP_KDF_fetch(NULL, OSSL_KDF_NAME_TLS1_3_KDF, NULL);
-    bool ours = kdf != NULL &&
-                strcmp(OSSL_PROVIDER_get0_name(EVP_KDF_get0_provider(kdf)), PROVIDER_NAME) == 0;
+    bool ours = kdf != NULL && EVP_KDF_get0_provider(kdf) == loaded.ours;
 
     EVP_KDF_free(kdf);
     return ours;
@@ -212,16 +216,16 @@ is_chosen(void)
 int
 keyschedule_load(struct error *error)
 {
-    if (hash != NULL)
+    if (loaded.hash != NULL)
         return 0;
     /* A provider loaded by name keeps libcrypto from loading its own by itself. */
-    hash = EVP_MD_CTX_new();
-    if (hash == NULL || OSSL_PROVIDER_load(NULL, "default") == NULL ||
+    loaded.hash = EVP_MD_CTX_new();
+    if (loaded.hash == NULL || (loaded.libcryptos = OSSL_PROVIDER_load(NULL, "default")) == NULL ||
         OSSL_PROVIDER_add_builtin(NULL, PROVIDER_NAME, provider_init) != 1 ||
-        OSSL_PROVIDER_load(NULL, PROVIDER_NAME) == NULL ||
+        (loaded.ours = OSSL_PROVIDER_load(NULL, PROVIDER_NAME)) == NULL ||
         EVP_set_default_properties(NULL, "?" PROPERTY) != 1 || !is_chosen()) {
-        EVP_MD_CTX_free(hash);
-        hash = NULL;
+        EVP_MD_CTX_free(loaded.hash);
+        loaded.hash = NULL;
         return error_set(error, "the provider for the key schedule cannot be loaded");
     }
     return 0;
