@@ -12,6 +12,7 @@
 #include <openssl/params.h>
 #include <openssl/provider.h>
 
+#include "agent/hmac.h"
 #include "protocol/hkdf.h"
 
 #define PROVIDER_NAME "tlsagent-schedule"
@@ -32,22 +33,6 @@ struct request {
     size_t key_size, salt_size;
     struct hkdf_label label;
 };
-
-static size_t
-digest_size(const OSSL_PARAM *param)
-{
-    static const struct {
-        const char *name;
-        size_t size;
-    } digests[] = {{"SHA2-256", 32}, {"SHA2-384", 48}, {"SHA256", 32}, {"SHA384", 48}};
-
-    for (size_t i = 0; i < sizeof(digests) / sizeof(digests[0]); i++) {
-        if (param->data_type == OSSL_PARAM_UTF8_STRING &&
-            OPENSSL_strcasecmp(param->data, digests[i].name) == 0)
-            return digests[i].size;
-    }
-    return 0;
-}
 
 /* Returns false if there is something that a TLS 1.3 handshake does not ask for. */
 static bool
@@ -72,7 +57,8 @@ read_request(const OSSL_PARAM *param, struct request *request)
         if (strcmp(param->key, OSSL_KDF_PARAM_MODE) == 0) {
             known = OSSL_PARAM_get_int(param, &request->mode) == 1;
         } else if (strcmp(param->key, OSSL_KDF_PARAM_DIGEST) == 0) {
-            request->hash_size = digest_size(param);
+            request->hash_size =
+                hkdf_digest_size(param->data_type == OSSL_PARAM_UTF8_STRING ? param->data : "");
             known = true;
         }
         for (size_t i = 0; !known && i < sizeof(strings) / sizeof(strings[0]); i++) {
@@ -174,8 +160,13 @@ static const OSSL_DISPATCH functions[] = {
     {0, NULL},
 };
 
-static const OSSL_ALGORITHM algorithms[] = {
+static const OSSL_ALGORITHM kdfs[] = {
     {OSSL_KDF_NAME_TLS1_3_KDF, PROPERTY, functions, "TLS 1.3 key schedule"},
+    {NULL, NULL, NULL, NULL},
+};
+
+static const OSSL_ALGORITHM macs[] = {
+    {OSSL_MAC_NAME_HMAC, PROPERTY, hmac_functions, "HMAC of TLS"},
     {NULL, NULL, NULL, NULL},
 };
 
@@ -184,7 +175,9 @@ provider_query(void *data, int operation, int *no_cache)
 {
     (void)data;
     *no_cache = 0;
-    return operation == OSSL_OP_KDF ? algorithms : NULL;
+    if (operation == OSSL_OP_KDF)
+        return kdfs;
+    return operation == OSSL_OP_MAC ? macs : NULL;
 }
 
 static const OSSL_DISPATCH provider_functions[] = {
@@ -202,14 +195,17 @@ provider_init(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in, const OSS
     return 1;
 }
 
-/* Is ours the one that libssl will get? */
+/* Are ours those that libssl will get? */
 static bool
-is_chosen(void)
+are_chosen(void)
 {
     EVP_KDF *kdf = EVP_KDF_fetch(NULL, OSSL_KDF_NAME_TLS1_3_KDF, NULL);
-    bool ours = kdf != NULL && EVP_KDF_get0_provider(kdf) == loaded.ours;
+    EVP_MAC *mac = EVP_MAC_fetch(NULL, OSSL_MAC_NAME_HMAC, NULL);
+    bool ours = kdf != NULL && EVP_KDF_get0_provider(kdf) == loaded.ours && mac != NULL &&
+                EVP_MAC_get0_provider(mac) == loaded.ours;
 
     EVP_KDF_free(kdf);
+    EVP_MAC_free(mac);
     return ours;
 }
 
@@ -223,12 +219,21 @@ keyschedule_load(struct error *error)
     if (loaded.hash == NULL || (loaded.libcryptos = OSSL_PROVIDER_load(NULL, "default")) == NULL ||
         OSSL_PROVIDER_add_builtin(NULL, PROVIDER_NAME, provider_init) != 1 ||
         (loaded.ours = OSSL_PROVIDER_load(NULL, PROVIDER_NAME)) == NULL ||
-        EVP_set_default_properties(NULL, "?" PROPERTY) != 1 || !is_chosen()) {
+        EVP_set_default_properties(NULL, "?" PROPERTY) != 1 || !are_chosen()) {
         EVP_MD_CTX_free(loaded.hash);
         loaded.hash = NULL;
         return error_set(error, "the provider for the key schedule cannot be loaded");
     }
     return 0;
+}
+
+void
+keyschedule_forget(void)
+{
+    uint8_t value[HKDF_HASH_MAX];
+
+    if (loaded.hash != NULL)
+        (void)hkdf_empty_digest(loaded.hash, 32, value);
 }
 
 void

@@ -330,18 +330,17 @@ usable_socket(int fd)
     socklen_t size = sizeof(peer);
     int value = 0;
     socklen_t value_size = sizeof(value);
+    bool local;
 
-    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &value, &value_size) == -1 || value != SOCK_STREAM)
-        return false;
     if (getpeername(fd, (struct sockaddr *)&peer, &size) == -1)
         return false; /* not connected; listening sockets too */
-    if (peer.ss_family == AF_UNIX)
-        return true;
-    if (peer.ss_family != AF_INET && peer.ss_family != AF_INET6)
+    local = peer.ss_family == AF_UNIX;
+    if (!local && peer.ss_family != AF_INET && peer.ss_family != AF_INET6)
         return false;
-    value_size = sizeof(value);
-    return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &value, &value_size) == 0 &&
-           (value == IPPROTO_TCP || value == IPPROTO_MPTCP);
+    if (getsockopt(fd, SOL_SOCKET, local ? SO_TYPE : SO_PROTOCOL, &value, &value_size) == -1)
+        return false;
+    /* These protocols have no other type of socket. */
+    return local ? value == SOCK_STREAM : value == IPPROTO_TCP || value == IPPROTO_MPTCP;
 }
 
 static bool

@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <string.h>
+#include <strings.h>
 
 #include <openssl/crypto.h>
 
@@ -22,14 +23,28 @@ fetch_digests(void)
     sha384 = EVP_MD_fetch(NULL, "SHA2-384", NULL);
 }
 
-/* NULL: there is no such digest. */
-static const EVP_MD *
-find_digest(size_t hash_size)
+const EVP_MD *
+hkdf_digest(size_t hash_size)
 {
     pthread_once(&digests_once, fetch_digests);
     if (hash_size == 32)
         return sha256;
     return hash_size == 48 ? sha384 : NULL;
+}
+
+size_t
+hkdf_digest_size(const char *name)
+{
+    static const struct {
+        const char *name;
+        size_t size;
+    } digests[] = {{"SHA2-256", 32}, {"SHA2-384", 48}, {"SHA256", 32}, {"SHA384", 48}};
+
+    for (size_t i = 0; i < sizeof(digests) / sizeof(digests[0]); i++) {
+        if (strcasecmp(name, digests[i].name) == 0)
+            return digests[i].size;
+    }
+    return 0;
 }
 
 static bool
@@ -45,7 +60,7 @@ bool
 hkdf_hmac(EVP_MD_CTX *hash, size_t hash_size, const uint8_t *key, size_t key_size,
           const uint8_t *message, size_t size, uint8_t *out)
 {
-    const EVP_MD *digest = find_digest(hash_size);
+    const EVP_MD *digest = hkdf_digest(hash_size);
     size_t block_size = hash_size == 48 ? 128 : 64;
     uint8_t block[BLOCK_MAX] = {0}, inner[HKDF_HASH_MAX];
     bool done;
@@ -72,7 +87,7 @@ hkdf_hmac(EVP_MD_CTX *hash, size_t hash_size, const uint8_t *key, size_t key_siz
 bool
 hkdf_empty_digest(EVP_MD_CTX *hash, size_t hash_size, uint8_t *out)
 {
-    const EVP_MD *digest = find_digest(hash_size);
+    const EVP_MD *digest = hkdf_digest(hash_size);
 
     return hash != NULL && digest != NULL && digest_once(hash, digest, NULL, 0, NULL, 0, out);
 }

@@ -16,6 +16,10 @@
 
 #define HKDF_HASH_MAX 48 /* SHA-384; the other one is SHA-256, of 32 bytes */
 
+/* The digest of this size, or NULL; and the size of the digest that libcrypto calls so, or 0. */
+const EVP_MD *hkdf_digest(size_t hash_size);
+size_t hkdf_digest_size(const char *name);
+
 /* All functions: hash is a context of the caller, of any state; hash_size says which digest, 32 or
  * 48. They return false if libcrypto failed or a size is not possible. */
 

@@ -145,6 +145,116 @@ START_TEST(hmacs_are_libcryptos)
 }
 END_TEST
 
+static EVP_MAC_CTX *
+new_mac(OSSL_LIB_CTX *context)
+{
+    EVP_MAC *mac = EVP_MAC_fetch(context, "HMAC", NULL);
+    EVP_MAC_CTX *ctx = EVP_MAC_CTX_new(mac);
+
+    EVP_MAC_free(mac);
+    return ctx;
+}
+
+/* In pieces, with what is used between them: a copy in the middle, and the same key again. */
+static void
+mac_in_pieces(OSSL_LIB_CTX *context, const char *digest, uint8_t *key, size_t key_size,
+              const uint8_t message[200], uint8_t out[3][64])
+{
+    EVP_MAC_CTX *mac = new_mac(context), *copy;
+    OSSL_PARAM params[] = {
+        OSSL_PARAM_construct_octet_string("key", key, key_size),
+        OSSL_PARAM_construct_utf8_string("digest", (char *)(uintptr_t)digest, 0),
+        OSSL_PARAM_construct_end(),
+    };
+    size_t sizes_out[3];
+
+    memset(out, 0, 3 * (size_t)64);
+    ck_assert_int_eq(EVP_MAC_CTX_set_params(mac, params), 1); /* as in a ticket's callback */
+    ck_assert_int_eq(EVP_MAC_update(mac, message, 100), 1);
+    copy = EVP_MAC_CTX_dup(mac);
+    ck_assert_ptr_nonnull(copy);
+    ck_assert_int_eq(EVP_MAC_update(mac, message + 100, 100), 1);
+    ck_assert_int_eq(EVP_MAC_update(copy, message + 50, 70), 1);
+    ck_assert_int_eq(EVP_MAC_final(mac, out[0], &sizes_out[0], 64), 1);
+    ck_assert_int_eq(EVP_MAC_final(copy, out[1], &sizes_out[1], 64), 1);
+    EVP_MAC_CTX_free(copy);
+    ck_assert_int_eq(EVP_MAC_init(mac, NULL, 0, NULL), 1);
+    ck_assert_int_eq(EVP_MAC_update(mac, message, 7), 1);
+    ck_assert_int_eq(EVP_MAC_final(mac, out[2], &sizes_out[2], 64), 1);
+    for (int i = 0; i < 3; i++)
+        ck_assert_uint_eq(sizes_out[i], strcmp(digest, "SHA2-256") == 0 ? 32 : 48);
+    EVP_MAC_CTX_free(mac);
+}
+
+START_TEST(what_libssl_gets_as_hmac_is_libcryptos)
+{
+    uint8_t key[200], message[200], mine[3][64], reference[3][64];
+
+    for (size_t round = 0; round < sizeof(key); round++) {
+        RAND_bytes(key, sizeof(key));
+        RAND_bytes(message, sizeof(message));
+        mac_in_pieces(theirs, digests[_i], key, round, message, reference);
+        mac_in_pieces(NULL, digests[_i], key, round, message, mine);
+        ck_assert_mem_eq(mine, reference, sizeof(mine));
+    }
+}
+END_TEST
+
+/* TLS 1.2's function (RFC 5246 section 5) is libcrypto's, on our HMAC. */
+START_TEST(the_prf_is_libcryptos)
+{
+    uint8_t secret[48], seed[77], out[2][104];
+    char digest[] = "SHA256";
+
+    if (_i == 1)
+        memcpy(digest, "SHA384", sizeof(digest));
+    for (int round = 0; round < 50; round++) {
+        OSSL_PARAM params[] = {
+            OSSL_PARAM_construct_utf8_string("digest", digest, 0),
+            OSSL_PARAM_construct_octet_string("secret", secret, sizeof(secret)),
+            OSSL_PARAM_construct_octet_string("seed", seed, sizeof(seed)),
+            OSSL_PARAM_construct_end(),
+        };
+
+        RAND_bytes(secret, sizeof(secret));
+        RAND_bytes(seed, sizeof(seed));
+        for (int i = 0; i < 2; i++) {
+            EVP_KDF *kdf = EVP_KDF_fetch(i == 0 ? theirs : NULL, "TLS1-PRF", NULL);
+            EVP_KDF_CTX *ctx = EVP_KDF_CTX_new(kdf);
+
+            ck_assert_int_eq(EVP_KDF_derive(ctx, out[i], sizeof(out[i]), params), 1);
+            EVP_KDF_CTX_free(ctx);
+            EVP_KDF_free(kdf);
+        }
+        ck_assert_mem_eq(out[0], out[1], sizeof(out[0]));
+    }
+}
+END_TEST
+
+START_TEST(misuse_of_hmac_is_refused)
+{
+    EVP_MAC_CTX *mac = new_mac(NULL);
+    char md5[] = "MD5", sha[] = "SHA2-256";
+    uint8_t key[32] = {1}, out[64];
+    size_t size;
+    OSSL_PARAM params[] = {OSSL_PARAM_construct_utf8_string("digest", md5, 0),
+                           OSSL_PARAM_construct_end()};
+
+    ck_assert_int_eq(EVP_MAC_init(mac, key, sizeof(key), NULL), 0); /* no digest */
+    ck_assert_int_eq(EVP_MAC_update(mac, key, sizeof(key)), 0);
+    ck_assert_int_eq(EVP_MAC_CTX_set_params(mac, params), 0);
+    params[0] = OSSL_PARAM_construct_utf8_string("digest", sha, 0);
+    ck_assert_int_eq(EVP_MAC_init(mac, NULL, 0, params), 0); /* no key */
+    ck_assert_int_eq(EVP_MAC_init(mac, key, sizeof(key), params), 1);
+    ck_assert_int_eq(EVP_MAC_final(mac, out, &size, 31), 0);
+    EVP_MAC_CTX_free(mac);
+    /* The next one, which may be the same memory, knows nothing of it. */
+    mac = new_mac(NULL);
+    ck_assert_int_eq(EVP_MAC_init(mac, NULL, 0, NULL), 0);
+    EVP_MAC_CTX_free(mac);
+}
+END_TEST
+
 START_TEST(what_tls_does_not_ask_is_refused)
 {
     struct question good = {.mode = EVP_KDF_HKDF_MODE_EXPAND_ONLY,
@@ -214,6 +324,7 @@ START_TEST(libssl_gets_ours)
     kdf = EVP_KDF_fetch(NULL, "TLS13-KDF", NULL);
     ck_assert_str_eq(OSSL_PROVIDER_get0_name(EVP_KDF_get0_provider(kdf)), "tlsagent-schedule");
     EVP_KDF_free(kdf);
+    keyschedule_forget();
 }
 END_TEST
 
@@ -229,6 +340,9 @@ main(void)
     tcase_add_loop_test(tests, expansions_are_libcryptos, 0, 2);
     tcase_add_loop_test(tests, extractions_are_libcryptos, 0, 2);
     tcase_add_loop_test(tests, hmacs_are_libcryptos, 0, 2);
+    tcase_add_loop_test(tests, what_libssl_gets_as_hmac_is_libcryptos, 0, 2);
+    tcase_add_loop_test(tests, the_prf_is_libcryptos, 0, 2);
+    tcase_add_test(tests, misuse_of_hmac_is_refused);
     tcase_add_test(tests, what_tls_does_not_ask_is_refused);
     tcase_add_test(tests, traffic_secrets_are_told_and_nothing_else);
     tcase_add_test(tests, libssl_gets_ours);
