@@ -95,7 +95,7 @@ def ratios(batches, ours, others, value="cost"):
 
 def report(batches, value="cost"):
     """What is kept of a measure."""
-    result = {"ratios": {ours: ratios(batches, ours, ("in-process", *PEERS), value) for ours in OURS if ours in batches},
+    result = {"ratios": {ours: ratios(batches, ours, ("in-process", *PEERS), value) for ours in (*OURS, "tlsagent-stream") if ours in batches},
               "noise": {name: noise([batch[value] for batch in list_]) for name, list_ in batches.items()},
               "negotiated": {name: {key: list_[-1][key] for key in ("version", "suite", "group")}
                              for name, list_ in batches.items()},
@@ -195,6 +195,15 @@ class Bench:
                      60 if self.quick else 150, per)
         self.measure("upload of 1 MB in 16 KB pieces, per GB", "p256", ["--mode", "upload", "--size", LARGE, *common],
                      60 if self.quick else 150, per)
+
+    def relayed(self):
+        """The stream form against those that stand before a plain server too; the server's CPU is not counted."""
+        per = lambda said: said["bytes"] / 1e9  # noqa: E731
+        common = ["--size", LARGE, "--version", 13, "--suite", suite(13, "p256"), "--group", GROUP, "--concurrency", 4]
+        for mode in ("download", "upload"):
+            self.measure(f"stream form before a plain server, {mode}, per GB", "p256",
+                         ["--mode", "request" if mode == "download" else mode, *common], 60 if self.quick else 150, per,
+                         names=("tlsagent-stream", "haproxy", "hitch", "stunnel"))
 
     # (f)
     def requests(self):
@@ -329,7 +338,7 @@ def versions():
             "commit": first("git", "rev-parse", "--short", "HEAD")}
 
 
-MEASURES = ("generator", "full", "defaults", "resumed", "latency", "bulk", "requests", "memory", "killed", "pieces")
+MEASURES = ("generator", "full", "defaults", "resumed", "latency", "bulk", "relayed", "requests", "memory", "killed", "pieces")
 
 
 def main():

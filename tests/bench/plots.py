@@ -10,13 +10,12 @@ def ratio_tables(results):
     """The measures that are ratios: one table for each of our sides."""
     others = ["in-process", "nginx", "haproxy", "hitch", "stunnel"]
     lines = []
-    for ours, how in (("tlsagent", "the worker accepts"), ("tlsagent-listener", "the agent accepts")):
-        lines += [f"### {ours}: {how}", "", "| | " + " | ".join(others) + " |", "|---|" + "---|" * len(others)]
-        for title, result in results.items():
-            row = result.get("ratios", {}).get(ours)
-            if row:
-                lines.append(f"| {title} | " + " | ".join(cell(row.get(other)) for other in others) + " |")
-        lines.append("")
+    for ours, how in (("tlsagent", "the worker accepts"), ("tlsagent-listener", "the agent accepts"),
+                      ("tlsagent-stream", "`tlsagent serve --to`, the stream form")):
+        rows = [f"| {title} | " + " | ".join(cell(result["ratios"][ours].get(other)) for other in others) + " |"
+                for title, result in results.items() if result.get("ratios", {}).get(ours)]
+        if rows:
+            lines += [f"### {ours}: {how}", "", "| | " + " | ".join(others) + " |", "|---|" + "---|" * len(others), *rows, ""]
     return lines
 
 

@@ -14,6 +14,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 import e2e  # noqa: E402
 from e2e import (BUILD, ROOT, Process, Scene, children, context, free_port, identity, wait_until)  # noqa: E402
+from serve_lib import relays, start_serve  # noqa: E402
 
 LOAD = BUILD / "tests/bench/load"
 SERVER = BUILD / "tests/bench/server"
@@ -133,6 +134,18 @@ def start_ours(scene, key, count, tickets, name="tlsagent", listen=False):
     agent = scene.agent(context("www", key, **settings), cells=count)
     server = scene.server(agent, workers=count, listener=port if listen else None)
     return Side(name, server.port, [agent.pid, server.pid])
+
+
+def start_stream(scene, key, count, tickets):
+    """The stream form: `tlsagent serve --to` a plain server, as hitch and stunnel stand before one."""
+    backend = start_backend(scene)
+    agent = scene.agent(context("www", key, tickets=tickets), cells=count)
+    before = relays()
+    serve = start_serve(scene, agent, "--to", f"127.0.0.1:{backend}", options=("--relays", count))
+    mine = [pid for pid in relays() if pid not in before]  # they are nobody's children
+    if len(mine) != count:
+        raise AssertionError(f"{len(mine)} relays instead of {count}")
+    return Side("tlsagent-stream", serve.port, [agent.pid, serve.pid, *mine])
 
 
 def start_unconfined(scene, key, count, tickets):
@@ -265,6 +278,7 @@ sslVersionMin = TLSv1.2
 STARTERS = {
     "tlsagent": start_ours,
     "tlsagent-listener": lambda *a: start_ours(*a, name="tlsagent-listener", listen=True),
+    "tlsagent-stream": start_stream,
     "tlsagent-unconfined": start_unconfined,
     "in-process": start_in_process,
     "nginx": start_nginx,
