@@ -178,7 +178,7 @@ take_plain(struct stream *stream, uint8_t *out, size_t size, bool keep)
         size = waiting;
     memcpy(out, plain, size);
     if (!keep) {
-        OPENSSL_cleanse(plain, size);
+        explicit_bzero(plain, size);
         stream->plain_start += (uint32_t)size;
     }
     return size;

@@ -210,7 +210,7 @@ deliver(struct pump *pump, struct pump_scene *scene, size_t size)
     }
     if (pump->out == OUT_DONE && pump->in == IN_OPEN && pump->deadline != 0)
         pump->deadline = scene->now + scene->patience.stall;
-    OPENSSL_cleanse(scene->buffer, size);
+    explicit_bzero(scene->buffer, size);
 }
 
 /* True: there is more to do at once. */
@@ -389,7 +389,7 @@ turn_out(struct pump *pump, struct pump_scene *scene)
     size = read_plain(pump, scene->buffer, pump->out_window);
     if (size > 0) {
         pass_on(pump, scene, scene->buffer, (size_t)size);
-        OPENSSL_cleanse(scene->buffer, (size_t)size);
+        explicit_bzero(scene->buffer, (size_t)size);
         return pump->peer_out && pump->out != OUT_FAILED;
     }
     if (size == -1 && pump->in != IN_FAILED)
