@@ -4,8 +4,9 @@
  * One process with one epoll loop accepts connections (or lets the agent accept), has the agent do
  * the handshakes and gives every finished connection to a relay (client/helper.h). What is on the
  * other side of the relay is a program (serve_run.c: a process for each connection) or a plaintext
- * server (serve_to.c). serve.c has the command line and the loop, serve_facts.c what a program or
- * server is told about the connection.
+ * server (serve_to.c). serve_facts.c has what these are told about the connection, serve_relay.c
+ * the relays, serve_conn.c how a connection begins and ends, serve_start.c and serve_options.c the
+ * start, serve.c the loop.
  *
  * Trust: runs as the worker's user and holds no key but those of connections on their way to the
  * relay. Client certificates are the peer's and hostile; the agent has verified them.
@@ -28,6 +29,7 @@
 
 #define SERVE_LISTEN_MAX 16
 #define SERVE_RELAYS_MAX 64
+#define SERVE_RETRY_MS   1000 /* out of descriptors, or the agent is away */
 
 /* What an epoll event is about: the first member of what data.ptr points to. */
 enum serve_source {
@@ -52,6 +54,7 @@ struct serve_options {
     size_t listen_count;
     bool agent_listener;
     char **program; /* NULL: `to` */
+    bool fork;      /* said; a program has a process for each connection anyway */
     bool ucspi;     /* fds 6 and 7 instead of 0 and 1 */
     bool starttls;  /* UCSPI-TLS: in the clear until the program asks */
     const char *to;
@@ -112,18 +115,42 @@ struct serve {
 void serve_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 int64_t serve_now(void); /* milliseconds, monotonic */
 
+int serve_watch(struct serve *serve, struct serve_event *event, uint32_t events);
+void serve_unwatch(struct serve *serve, struct serve_event *event);
+
+/* ---- serve_options.c, serve_start.c ---- */
+
+/* TOOL_OK, or how to end: then it was said why. */
+int serve_read_options(struct serve_options *options, int argc, char **argv);
+
+/* -1: the error says why, or it was said. */
+int serve_start(struct serve *serve, struct error *error);
+
+/* ---- serve_relay.c ---- */
+
+int serve_start_relay(struct serve *serve, struct serve_relay *relay);
+void serve_hear_relay(struct serve *serve, struct serve_relay *relay);
+
 /* Give the connection to a relay. kind, plain, tell: as struct helper_gift. -1: it was said why. */
 int serve_give(struct serve *serve, struct serve_conn *conn, int plain, enum relay_plain kind,
                bool tell);
+
+/* ---- serve_conn.c ---- */
+
+bool serve_is_full(const struct serve *serve);
+void serve_accept(struct serve *serve, int listener);
+
+/* Ask the agent for the connections that it accepts; again later if it is away. */
+void serve_pull(struct serve *serve);
+
+/* Handshakes that are over, and what the agent has accepted. */
+void serve_take_finished(struct serve *serve);
 
 /* Begin the handshake. The connection may be dropped in here. */
 void serve_handshake(struct serve *serve, struct serve_conn *conn);
 
 /* What we still have of it is closed. Freed if no program and no relay is counted for it. */
 void serve_drop(struct serve *serve, struct serve_conn *conn);
-
-int serve_watch(struct serve *serve, struct serve_event *event, uint32_t events);
-void serve_unwatch(struct serve *serve, struct serve_event *event);
 
 /* ---- serve_run.c ---- */
 

@@ -248,6 +248,33 @@ def test_python_http_server_behind_it():
         check(page == pathlib.Path(ca()).read_text(), page[:300])
 
 
+CGI = """#!/bin/sh
+body=$(head -c "${CONTENT_LENGTH:-0}")
+printf 'Content-Type: text/plain\\r\\n\\r\\n%s %s %s %s %s' "$HTTPS" "$SSL_PROTOCOL" "$REQUEST_METHOD" "$QUERY_STRING" "$body"
+"""
+
+
+def test_cgi_programs_of_a_web_server_that_runs_for_each_connection():
+    if not shutil.which("busybox"):
+        raise Skip("busybox is not installed")
+    with Scene() as scene:
+        site = scene.directory / "site"
+        (site / "cgi-bin").mkdir(parents=True)
+        (site / "page.html").write_bytes(pattern(300_000))
+        (site / "cgi-bin/form").write_text(CGI)
+        (site / "cgi-bin/form").chmod(0o755)
+        serve = start_serve(scene, scene.agent(), "--", "busybox", "httpd", "-i", "-h", site, options=("--fork",))
+        curl = ["curl", "-sS", "--cacert", ca()]
+        got = scene.directory / "got"
+        run([*curl, "-o", got, f"https://localhost:{serve.port}/page.html"])
+        check(got.read_bytes() == pattern(300_000), "300,000 bytes of a page")
+        answer = run([*curl, f"https://localhost:{serve.port}/cgi-bin/form?a=b"]).stdout
+        check(answer == "on TLSv1.3 GET a=b ", answer)
+        answer = run([*curl, "--tlsv1.2", "--tls-max", "1.2", "-d", "said=this",
+                      f"https://localhost:{serve.port}/cgi-bin/form"]).stdout
+        check(answer == "on TLSv1.2 POST  said=this", answer)
+
+
 STARTTLS = r"""
 import os, socket
 def line():
@@ -269,8 +296,9 @@ while True:
             more = os.read(control, 4096)
             if not more: raise SystemExit("no TLS")
             facts += more
-        os.dup2(int(os.environ["SSLREADFD"]), 0)
-        os.dup2(int(os.environ["SSLWRITEFD"]), 1)
+        for number, name in enumerate(("SSLREADFD", "SSLWRITEFD")):  # as mail servers do it: move one, then the other
+            os.dup2(int(os.environ[name]), number)
+            os.close(int(os.environ[name]))
         os.write(1, b"facts " + [f for f in facts.split(b"\0") if f.startswith(b"SSL_PROTOCOL")][0] + b"\n")
     elif word == b"QUIT":
         os.write(1, b"221 bye\n"); raise SystemExit
@@ -398,6 +426,7 @@ def test_wrong_command_lines_say_what_is_wrong():
             (["--context", "w", "--listen", "nonsense", "--", "x"], "must be ADDRESS:PORT"),
             (["--context", "w", "--listen", "127.0.0.1:0", "--to", "nowhere"], "must be HOST:PORT"),
             (["--context", "w", "--listen", ":1", "--to", "a:1", "--starttls"], "are for a PROGRAM"),
+            (["--context", "w", "--listen", ":1", "--to", "a:1", "--fork"], "are for a PROGRAM"),
             (["--context", "w", "--listen", "127.0.0.1:0", "--user", "nobody-of-that-name", "--", "x"], "no such user")):
         done = run([*command, *arguments], check_status=False)
         check(done.returncode in (1, 2) and text in done.stdout and done.stdout.count("\n") == 1, arguments, done.stdout)
