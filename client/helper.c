@@ -20,6 +20,12 @@
 #define START_MS   10000
 #define GIVE_MS    5000
 
+/* Bytes that may wait for the relay, as SO_SNDBUF takes them: the kernel doubles them. A writer
+ * that was full is woken when no more than a quarter is still taken, and the relay always leaves a
+ * byte unread (protocol/relay.h), with the whole of the packet that it came in: up to 50 KB of a
+ * write(), 70 KB of a sendfile(). A quarter of the default is 52 KB. */
+#define PLAIN_BUFFER 163840
+
 extern char **environ;
 
 static int
@@ -116,6 +122,7 @@ helper_make_pair(int pair[2])
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == -1)
         return -1;
+    (void)setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &(int){PLAIN_BUFFER}, sizeof(int));
     if (send(pair[0], &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1)
         return 0;
     saved = errno;
@@ -123,17 +130,6 @@ helper_make_pair(int pair[2])
     close(pair[1]);
     errno = saved;
     return -1;
-}
-
-/* Both sides' sockets are the relay's to wait for, with epoll. */
-static int
-set_nonblocking(int fd)
-{
-    int flags = fcntl(fd, F_GETFL);
-
-    if (flags == -1)
-        return -1;
-    return (flags & O_NONBLOCK) != 0 ? 0 : fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 }
 
 /* Only what the message can carry may be there: keys, and ciphertext not yet opened. */
@@ -172,9 +168,8 @@ helper_give(int channel, const struct helper_gift *gift, struct error *error)
     if (check_quiet(&moved, error) == -1)
         return HELPER_FAILED;
     body = malloc(room);
-    if (body == NULL || set_nonblocking(fds[0]) == -1 || set_nonblocking(fds[1]) == -1) {
-        error_set(error, "cannot give a connection to the relay: %s", strerror(errno));
-        free(body);
+    if (body == NULL) {
+        error_set(error, "out of memory");
         return HELPER_FAILED;
     }
     take.is_server = moved.record->is_server;

@@ -40,7 +40,6 @@ int helper_start(const char *program, struct error *error);
 /* A socket pair whose end [1] is for a relay (RELAY_PAIR). Close-on-exec. -1: errno. */
 int helper_make_pair(int pair[2]);
 
-/* Both fds become non-blocking for everybody who has them. */
 enum helper_result helper_give(int channel, const struct helper_gift *gift, struct error *error);
 
 #endif

@@ -61,7 +61,7 @@ receive(struct stream *stream)
     if (stream->receive_max != 0 && room > stream->receive_max)
         room = stream->receive_max;
     do
-        n = recv(stream->fd, in->data + in->end, room, 0);
+        n = recv(stream->fd, in->data + in->end, room, stream->hurried ? MSG_DONTWAIT : 0);
     while (n == -1 && errno == EINTR);
     if (n > 0) {
         in->end += (uint32_t)n;

@@ -82,6 +82,7 @@ struct stream {
     bool surplus;          /* the peer sent something behind its close_notify */
     int16_t owed_alert;    /* kernel form: to be sent; STREAM_NO_ALERT: none */
     bool push;             /* an answer to the peer waits in out: reads try to send it too */
+    bool hurried;          /* set by the owner: no call waits, whatever the socket's O_NONBLOCK */
     uint32_t receive_max;  /* set by the owner: no recv() takes more bytes; 0: no limit */
     uint32_t plain_start;  /* decrypted bytes that wait, as offsets in in.data */
     uint32_t plain_end;

@@ -25,8 +25,9 @@ stream_transmit(struct stream *stream, int flags)
     struct stream_buffer *out = &stream->out;
     ssize_t n;
 
+    flags |= MSG_NOSIGNAL | (stream->hurried ? MSG_DONTWAIT : 0);
     while (!buffer_is_empty(out)) {
-        n = send(stream->fd, out->data + out->start, out->end - out->start, MSG_NOSIGNAL | flags);
+        n = send(stream->fd, out->data + out->start, out->end - out->start, flags);
         if (n >= 0) {
             out->start += (uint32_t)n;
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {

@@ -179,6 +179,7 @@ relay_take(struct relay *relay, const struct relay_take *take, int fd, int plain
         close(plain);
         return error_set(error, "out of memory");
     }
+    pump->stream.hurried = true; /* O_NONBLOCK is shared with whoever has the socket too */
     pump->id = take->id;
     pump->tell = take->tell == 1;
     pump->is_pair = take->plain == RELAY_PAIR;

@@ -12,10 +12,13 @@
 #include <poll.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "client/helper.h"
 #include "client/relay/pump.h"
 #include "client/relay/relay.h"
 #include "client/slot.h"
@@ -113,10 +116,13 @@ open_line(uint16_t suite, enum kind kind, bool tell)
     fixture_states(suite, TRAFFIC_PLAINTEXT_MAX, &server, &client);
     tcp_pair(outer);
     if (kind == PAIR) {
-        ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, inner), 0);
-        ck_assert_int_eq(write(inner[0], "", 1), 1);
+        ck_assert_int_eq(helper_make_pair(inner), 0);
+        fcntl(inner[0], F_SETFL, O_NONBLOCK);
     } else
         tcp_pair(inner);
+    /* Somebody else who has them may have made them so. */
+    fcntl(outer[1], F_SETFL, 0);
+    fcntl(inner[1], F_SETFL, 0);
     take.plain = kind == PAIR ? RELAY_PAIR : RELAY_SOCKET;
     take.state = server;
     ck_assert_int_eq(relay_take(relay, &take, outer[1], inner[1], &error), 0);
@@ -613,6 +619,39 @@ START_TEST(a_peer_that_does_not_read_stops_the_worker_and_nothing_is_lost)
 }
 END_TEST
 
+/* The byte that the relay leaves unread keeps all of its packet charged to the writer. */
+START_TEST(a_worker_that_was_full_is_woken_whatever_it_writes_with)
+{
+    struct pollfd room = {.events = POLLOUT};
+    int file = memfd_create("page", MFD_CLOEXEC);
+    ssize_t peer, plain, n;
+    struct line line;
+
+    begin();
+    ck_assert_int_eq(pwrite(file, pattern, sizeof(pattern), 0), (ssize_t)sizeof(pattern));
+    line = open_line(0x1301, PAIR, false);
+    room.fd = line.plain;
+    for (int i = 0; i < 40; i++) {
+        do { /* nobody reads: until it is full */
+            off_t at = (off_t)(line.plain_sent % sizeof(pattern));
+
+            n = i % 2 == 0 ? sendfile(line.plain, file, &at, sizeof(pattern) - (size_t)at)
+                           : plain_send(&line, sizeof(pattern));
+            if (n > 0 && i % 2 == 0)
+                line.plain_sent += (size_t)n;
+        } while (n > 0);
+        drain(&line, &peer, &plain);
+        ck_assert_uint_eq(line.received, line.plain_sent);
+        ck_assert_msg(poll(&room, 1, 0) == 1, "round %d: all is delivered, and there is no room",
+                      i);
+    }
+    close_line(&line);
+    close(file);
+    settle();
+    finish();
+}
+END_TEST
+
 START_TEST(a_stalled_peer_of_a_dead_worker_is_given_up_in_time)
 {
     struct line line;
@@ -858,6 +897,7 @@ main(void)
     tcase_add_test(tcase, a_reset_of_the_peer_is_told_as_a_reset);
     tcase_add_test(tcase, a_worker_that_does_not_read_stops_the_peer_and_nothing_is_lost);
     tcase_add_test(tcase, a_peer_that_does_not_read_stops_the_worker_and_nothing_is_lost);
+    tcase_add_test(tcase, a_worker_that_was_full_is_woken_whatever_it_writes_with);
     tcase_add_test(tcase, a_stalled_peer_of_a_dead_worker_is_given_up_in_time);
     tcase_add_test(tcase, idle_connections_cause_no_work);
     tcase_add_test(tcase, a_busy_connection_does_not_keep_others_waiting);
