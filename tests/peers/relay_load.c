@@ -120,35 +120,35 @@ echo(void)
 
 /* ---- the clients ---- */
 
-static SSL *
-open_line(struct line *line, int *fd)
+/* False: it was said why. */
+static bool
+open_line(struct line *line, SSL *ssl, int *fd)
 {
     struct sockaddr_in there = {.sin_family = AF_INET,
                                 .sin_port = htons((uint16_t)port),
                                 .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    SSL *ssl = SSL_new(context);
     uint8_t byte;
 
     *fd = socket(AF_INET, SOCK_STREAM, 0);
     setsockopt(*fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     if (connect(*fd, (struct sockaddr *)&there, sizeof(there)) == -1) {
         fprintf(stderr, "connect: %s\n", strerror(errno));
-        return NULL;
+        return false;
     }
     SSL_set_fd(ssl, *fd);
     SSL_set_tlsext_host_name(ssl, "localhost");
     if (SSL_connect(ssl) != 1) {
         fprintf(stderr, "handshake of line %u failed\n", line->seed);
-        return NULL;
+        return false;
     }
     /* The first byte comes back: now the connection is with the relay for sure. (A TLS 1.3 client
      * believes that it is connected when the agent may still be at work.) */
     if (SSL_write(ssl, pattern, 1) != 1 || SSL_read(ssl, &byte, 1) != 1 || byte != pattern[0]) {
         fprintf(stderr, "line %u: no first byte\n", line->seed);
-        return NULL;
+        return false;
     }
     fcntl(*fd, F_SETFL, O_NONBLOCK);
-    return ssl;
+    return true;
 }
 
 /* Take what comes. -1: the end (*clean says which). */
@@ -228,12 +228,11 @@ run_line(void *argument)
     struct line *line = argument;
     struct linger none = {1, 0};
     int fd = -1;
-    SSL *ssl = open_line(line, &fd);
-    bool good = false;
+    SSL *ssl = SSL_new(context);
+    bool good = open_line(line, ssl, &fd);
 
     atomic_fetch_add(&connected, 1);
-    if (ssl != NULL)
-        good = exchange(line, ssl, fd);
+    good = good && exchange(line, ssl, fd);
     atomic_fetch_add(!good ? &lost : line->fate >= RESET ? &gone : &whole, 1);
     if (line->fate == RESET)
         setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
