@@ -4,7 +4,7 @@
 
 Needles: every number of every private key (big-endian, and little-endian, which is how libcrypto's limbs lie in
 memory), its DER and PEM, what Montgomery's method makes of its primes, everything in the generation's secret part,
-the ticket keys; and for the handshaker the secrets of every connection that was finished, from the clients' side.
+the ticket keys, those of single tickets while their handshakes were in flight; and for the handshaker the secrets of every connection that was finished, from the clients' side.
 That the needles are the right ones is seen in the keeper's secret memory (read by a trick, tests/peers/scan.c), that
 the scan finds them by planting one in each process.
 """
@@ -20,7 +20,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import BUILD, ROOT, SANITIZED, Scene, Skip, check, children, context, identity, main, run  # noqa: E402
+from e2e import BUILD, ROOT, SANITIZED, Process, Scene, Skip, ca, check, children, context, identity, main, run  # noqa: E402
 
 SCAN = BUILD / "tests/peers/scan"
 KINDS = ("rsa", "p256", "p384", "ed25519")
@@ -247,6 +247,83 @@ def test_after_5000_handshakes_no_memory_holds_a_key():
         check(not hits, hits)
         print(f"planted copies were found in all {len(names)} processes")
         check(processes(agent, server) == names, "a process was replaced")
+
+
+# ---- keys of single tickets ----
+
+# struct onetime_keys (agent/onetime.h): scope (32), period (4), padding (4), count (8), KEYS times nonce (16) and key (32)
+KEYS = int(re.search(r"#define KEYOPS_KEYS_MAX\s+(\d+)", KEYOPS).group(1))
+HEAD, EACH = 48, 48
+
+
+def memory_of(pid):
+    """All that can be read of it, mapping by mapping."""
+    parts = []
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb") as memory:
+        for line in maps:
+            start, end = (int(number, 16) for number in line.split()[0].split("-"))
+            try:
+                memory.seek(start)
+                parts.append(memory.read(end - start))
+            except (OSError, ValueError, OverflowError):
+                continue
+    return parts
+
+
+def places(part, needle):
+    return [match.start() for match in re.finditer(re.escape(needle), part)]
+
+
+def keys_in_hand(parts, nonces):
+    """{nonce: key} of all connections in flight with the scope and period of these nonces' ones."""
+    heads = set()
+    for part in parts:
+        for start in [at - HEAD - slot * EACH for nonce in nonces for at in places(part, nonce) for slot in range(KEYS)]:
+            if start >= 0 and any(part[start:start + 32]) and 1 <= struct.unpack_from("=Q", part, start + 40)[0] <= KEYS:
+                heads.add(part[start:start + 36])
+    found = {}
+    for part in parts:
+        for start in [at for head in heads for at in places(part, head) if at + HEAD + KEYS * EACH <= len(part)]:
+            for slot in range(min(KEYS, struct.unpack_from("=Q", part, start + 40)[0])):
+                place = start + HEAD + slot * EACH
+                found[part[place:place + 16]] = part[place + 16:place + EACH]
+    return found
+
+
+def test_keys_of_tickets_are_there_in_mid_handshake_and_gone_after_it():
+    if not ROOT:
+        raise Skip("only root may read the memory of others")
+    if SANITIZED:
+        raise Skip("the sanitizers keep freed memory")
+    with Scene() as scene:
+        agent = scene.agent(context("www", "p256"))
+        server = scene.server(agent)
+        stalled = [Process(scene, f"stalled-{version}", [BUILD / "tests/peers/client", "stalled", server.port, ca(), version],
+                           stdin=subprocess.PIPE) for version in (13, 12) for _ in range(8)]
+        for client in stalled:
+            client.wait_for("^stalled$")
+        snapshot = [part for pid in agent.pids("handshaker") for part in memory_of(pid)]
+        # Half of them go on, the others break off.
+        for number, client in enumerate(stalled):
+            if number % 2 == 0:
+                client.say("on\n")
+            client.process.stdin.close()
+            check(client.process.wait(20) == 0, client.text())
+        tickets = [bytes.fromhex(line.split()[1]) for client in stalled for line in client.lines()
+                   if line.startswith("ticket ")]
+        check(len(tickets) == 4 * 2 + 4, "not all the tickets:", len(tickets))
+        nonces = [ticket[16:32] for ticket in tickets]
+        keys = keys_in_hand(snapshot, nonces)
+        print(f"{len(stalled)} handshakes in flight: {len(keys)} keys of tickets in the handshakers' memory")
+        check(set(nonces) <= set(keys), "the key of a ticket was not where it was looked for")
+        check(len(keys) >= 8 * 2 + 8, "keys of those that broke off are not among them:", len(keys))
+        needles = {f"ticket-key-{number}": key for number, key in enumerate(keys.values())}
+        names = processes(agent, server)
+        lines, hits = scan(scene.directory, needles, *names)
+        check(not hits, "\n".join(f"{names[int(line.split()[1])]}: {line}" for line in hits))
+        for keeper in agent.pids("keeper"):
+            for part in secret_memory(keeper):
+                check(not any(key in part for key in keys.values()), "a key is still in a keeper")
 
 
 main()

@@ -691,6 +691,47 @@ mode_slow(const struct run *run)
     peer_close(&peer);
 }
 
+static int
+print_ticket(SSL *ssl, SSL_SESSION *session)
+{
+    const unsigned char *ticket;
+    size_t size;
+
+    (void)ssl;
+    SSL_SESSION_get0_ticket(session, &ticket, &size);
+    fputs("ticket ", stdout);
+    for (size_t i = 0; i < size; i++)
+        printf("%02x", ticket[i]);
+    puts("");
+    return 0;
+}
+
+/* stalled VERSION: the last flight waits until stdin says something; then the tickets are printed.
+ * The server has signed meanwhile and is not done. */
+static void
+mode_stalled(const struct run *run)
+{
+    SSL_CTX *ctx = peer_ctx(atoi(argument(run, 0)), run->ca);
+    struct peer peer;
+    char line[16];
+
+    SSL_CTX_sess_set_new_cb(ctx, print_ticket);
+    peer_start(&peer, ctx, run->port);
+    SSL_do_handshake(peer.ssl);
+    peer_flush(&peer);
+    while (BIO_pending(peer.out) == 0) {
+        CHECK(peer_receive(&peer, PEER_TIMEOUT), "server closed or is silent");
+        SSL_do_handshake(peer.ssl);
+    }
+    puts("stalled");
+    fflush(stdout);
+    if (fgets(line, sizeof(line), stdin) == NULL)
+        return; /* in the middle of it */
+    peer_handshake(&peer, false);
+    (void)peer_get_facts(&peer);
+    peer_close(&peer);
+}
+
 /* silent: after the handshake the worker says nothing, and so must the agent: until stdin says "go"
  * nothing but tickets may come, not even an end. Then "hello". Server: worker silent. */
 static void
@@ -803,6 +844,7 @@ static const struct {
     {"fragment", mode_fragment},
     {"tiny", mode_tiny},
     {"slow", mode_slow},
+    {"stalled", mode_stalled},
     {"silent", mode_silent},
     {"echo", mode_echo},
     {"greeted", mode_greeted},
