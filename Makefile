@@ -52,7 +52,7 @@ STREAMED := $(BUILD)/tests/peers/https-server-stream $(BUILD)/tests/peers/worker
 BENCH    := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/bench/*.c))
 FORMS    := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/vm/*.c))
 
-AGENT_LIBS  := -lssl -lcrypto -lseccomp -lconfuse
+AGENT_LIBS  := -lssl -lcrypto -lseccomp -lconfuse -lhiredis
 CLIENT_LIBS := -lcrypto
 CHECK_LIBS   = $(shell pkg-config --libs check)
 

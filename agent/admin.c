@@ -1,8 +1,9 @@
 /*
  * admin.c: see admin.h.
  *
- * An answer is a numbered list of messages (the agent, the supervisor and each cell's two
- * processes, each context, each ban, the end). A session remembers the number that it has come to.
+ * An answer is a numbered list of messages (the agent, the supervisor, each cell's two
+ * processes, the fetcher, each context, each ban, the end). A session remembers the number that it
+ * has come to.
  */
 #include "agent/admin.h"
 
@@ -104,6 +105,21 @@ put_ban(const struct admin *admin, const struct ban *ban, void *body, size_t siz
     return admin_put_ban(&message, body, size);
 }
 
+static size_t
+put_fetcher(const struct admin *admin, void *body, size_t size)
+{
+    const struct fetch *fetch = admin->fetch;
+    struct admin_process message = {.role = CONTROL_FETCHER,
+                                    .pid = (uint32_t)fetch->pid,
+                                    .restarts = fetch->restarts,
+                                    .layers = fetch->layers,
+                                    .pong = fetch->pong};
+
+    if (fetch->pid > 0)
+        message.age = (loop_now(admin->loop) - fetch->started) / 1000;
+    return admin_put_process(&message, body, size);
+}
+
 /* Send message number n of the answer. *last: it was the end. */
 static enum channel_result
 send_message(const struct admin *admin, int channel, size_t n, bool *last)
@@ -111,7 +127,7 @@ send_message(const struct admin *admin, int channel, size_t n, bool *last)
     uint8_t body[2 * LOAD_PATH_MAX];
     const struct ban *ban;
     uint16_t type = ADMIN_PROCESS;
-    size_t size;
+    size_t size, fetchers = admin->config->fleet_store != NULL;
 
     *last = false;
     if (n == 0) {
@@ -124,7 +140,9 @@ send_message(const struct admin *admin, int channel, size_t n, bool *last)
 
         size =
             put_process(admin, n % 2 == 0 ? &cell->handshaker : &cell->keeper, body, sizeof(body));
-    } else if ((n -= 2 * (size_t)admin->cells->count) < admin->config->context_count) {
+    } else if ((n -= 2 * (size_t)admin->cells->count) < fetchers) {
+        size = put_fetcher(admin, body, sizeof(body));
+    } else if ((n -= fetchers) < admin->config->context_count) {
         type = ADMIN_CONTEXT;
         size = put_context(admin, (unsigned)n, body, sizeof(body));
     } else if ((ban = bans_get(&admin->greet->bans, n - admin->config->context_count,

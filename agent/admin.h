@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "agent/cells.h"
+#include "agent/fetch.h"
 #include "agent/greet.h"
 #include "agent/load.h"
 #include "agent/loop.h"
@@ -41,11 +42,12 @@ struct admin_session {
 
 struct admin {
     struct loop_watch watch; /* first; fd: the listening socket, not owned */
-    struct loop *loop;       /* does not own this and the next four */
+    struct loop *loop;       /* does not own this and the next five */
     const struct config *config;
     struct cells *cells;
     const struct greet *greet;
     const struct load_result *generations;
+    const struct fetch *fetch;                        /* set after admin_init() */
     uint64_t started;                                 /* ms */
     bool (*upgrade)(void *data, struct error *error); /* begin one; false: it cannot be */
     void *upgrade_data;

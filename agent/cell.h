@@ -19,6 +19,7 @@
 struct handshake;
 struct listener;
 struct pull;
+struct store;
 struct user;
 struct worker;
 
@@ -39,6 +40,7 @@ struct cell {
     struct loop *loop;
     struct identity_table *identities;
     struct proxyticket *tickets;
+    struct store *store;           /* NULL: no fleet's store */
     struct cell_context *contexts; /* identity_context_count() of them */
     struct worker *workers;        /* all open channels */
     uint32_t worker_count;

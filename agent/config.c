@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "agent/log.h"
+#include "agent/store.h"
 #include "agent/ticket_state.h"
 #include "protocol/control.h"
 #include "protocol/traffic.h"
@@ -47,6 +48,8 @@
 #define TICKET_LIFE_MAX       604800 /* RFC 8446 section 4.6.1: seven days */
 #define FLEET_PERIOD_MIN      60
 #define SESSION_CACHE_MAX     (1U << 20)
+#define STORE_WAIT_MIN        5 /* milliseconds */
+#define DEFAULT_STORE_WAIT    50
 
 /* ---- the options ---- */
 
@@ -97,6 +100,11 @@ static cfg_opt_t sandbox_options[] = {
 static cfg_opt_t fleet_options[] = {
     CONFIG_OPENED(),
     CONFIG_ONE("secret_file"),
+    CONFIG_ONE("store"),
+    CONFIG_ONE("store_name"),
+    CONFIG_ONE("store_ca_file"),
+    CONFIG_ONE("store_password_file"),
+    CONFIG_ONE("store_wait"),
     CONFIG_INCLUDE(),
     CFG_END(),
 };
@@ -743,6 +751,60 @@ read_contexts(struct reader *reader, cfg_t *cfg)
     return 0;
 }
 
+/* The store of a fleet: what it takes to reach it, and nothing that is of no use. */
+static int
+read_store(struct reader *reader, cfg_t *fleet)
+{
+    static const char *const others[] = {"store_name", "store_ca_file", "store_password_file",
+                                         "store_wait"};
+    const struct config_value *value = config_text_get(fleet, "store");
+    struct config_store *store;
+
+    for (size_t i = 0; i < 4 && value == NULL; i++) {
+        const struct config_value *other = config_text_get(fleet, others[i]);
+
+        if (other != NULL)
+            return FAIL(reader, other, others[i], "is of no use without a store; add one");
+    }
+    if (value == NULL)
+        return 0;
+    if (reader->config->fleet_secret_file == NULL)
+        return FAIL(reader, value, "store",
+                    "only hosts that share a secret can use each other's sessions; add secret_file "
+                    "= \"FILE\"");
+    reader->config->fleet_store = store = calloc(1, sizeof(*store));
+    if (store == NULL)
+        return FAIL_MEMORY(reader);
+    store->wait_ms = DEFAULT_STORE_WAIT;
+    if (config_value_store(value, "store", store, reader->error) == -1 ||
+        read_number(reader, fleet, "store_wait", STORE_WAIT_MIN, STORE_WAIT_MAX, &store->wait_ms) ==
+            -1 ||
+        read_file_path(reader, fleet, "store_password_file", &store->password_file) == -1 ||
+        read_file_path(reader, fleet, "store_ca_file", &store->ca_file) == -1)
+        return -1;
+    if (store->tls && store->ca_file == NULL)
+        return FAIL(reader, value, "store",
+                    "TLS needs to know whom to trust; add store_ca_file = \"FILE\"");
+    for (size_t i = 0; i < 2 && !store->tls; i++) {
+        const struct config_value *other = config_text_get(fleet, others[i]);
+
+        if (other != NULL)
+            return FAIL(reader, other, others[i],
+                        "is of no use without TLS; write store = \"rediss://...\"");
+    }
+    if (store->user != NULL && store->password_file == NULL)
+        return FAIL(reader, value, "store",
+                    "the user \"%s\" needs a password; add store_password_file = \"FILE\"",
+                    store->user);
+    value = config_text_get(fleet, "store_name");
+    if (value == NULL)
+        return 0;
+    if (!config_value_is_host(value->text))
+        return FAIL(reader, value, "store_name", "\"%s\" is not a host name", value->text);
+    free(store->name);
+    return copy_text(reader, value, "store_name", &store->name);
+}
+
 /* How long sessions can be resumed, and with whom. */
 static int
 read_sessions(struct reader *reader, cfg_t *cfg)
@@ -761,7 +823,8 @@ read_sessions(struct reader *reader, cfg_t *cfg)
         read_number(reader, cfg, "ticket_life", 2, TICKET_LIFE_MAX, &config->ticket_life) == -1 ||
         read_number(reader, cfg, "session_cache_size", 0, SESSION_CACHE_MAX,
                     &config->session_cache_size) == -1 ||
-        read_file_path(reader, fleet, "secret_file", &config->fleet_secret_file) == -1)
+        read_file_path(reader, fleet, "secret_file", &config->fleet_secret_file) == -1 ||
+        read_store(reader, fleet) == -1)
         return -1;
     least = (config->ticket_life + TICKET_PERIODS_MAX - 1) / TICKET_PERIODS_MAX;
     if (config->ticket_period < least)
@@ -872,6 +935,17 @@ free_context(struct config_context *context)
     free(context->groups_allowed);
 }
 
+static void
+free_store(struct config_store *store)
+{
+    free(store->text);
+    free(store->user);
+    free(store->name);
+    free(store->password_file);
+    free(store->ca_file);
+    free(store);
+}
+
 void
 config_free(struct config *config)
 {
@@ -886,5 +960,7 @@ config_free(struct config *config)
     free(config->control_socket);
     free(config->log_file);
     free(config->fleet_secret_file);
+    if (config->fleet_store != NULL)
+        free_store(config->fleet_store);
     free(config);
 }

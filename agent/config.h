@@ -81,6 +81,20 @@ struct config_context {
     unsigned cell_group; /* 0: the shared cells; else the context has cells of its own */
 };
 
+/* Where a fleet keeps session ids: Redis or Valkey. */
+struct config_store {
+    char *text; /* as written, for messages */
+    struct sockaddr_storage address;
+    socklen_t address_size;
+    bool tls;
+    unsigned database;
+    char *user;          /* or NULL: the default one */
+    char *name;          /* that its certificate must have: a host name or an address */
+    char *password_file; /* or NULL */
+    char *ca_file;       /* with tls */
+    unsigned wait_ms;    /* that a handshake waits for it */
+};
+
 struct config {
     char *file; /* absolute path */
     char *user; /* to run as when started as root; default "tlsagent" */
@@ -91,14 +105,15 @@ struct config {
     char *control_socket; /* default: "control.sock" beside socket */
     enum config_log log;
     char *log_file;
-    int log_level;               /* 0 errors, 1 warnings, 2 information, 3 debug */
-    unsigned max_handshakes;     /* in flight, per cell */
-    unsigned max_channels;       /* worker connections per uid */
-    unsigned ticket_period;      /* seconds of one ticket key */
-    unsigned ticket_life;        /* seconds for which a session can be resumed */
-    unsigned session_cache_size; /* sessions of TLS 1.2 clients without tickets; 0: none */
-    char *fleet_secret_file;     /* or NULL: ticket keys are this host's own */
-    unsigned sandbox_require;    /* layers that are mandatory: enum sandbox_layer, or-ed */
+    int log_level;                    /* 0 errors, 1 warnings, 2 information, 3 debug */
+    unsigned max_handshakes;          /* in flight, per cell */
+    unsigned max_channels;            /* worker connections per uid */
+    unsigned ticket_period;           /* seconds of one ticket key */
+    unsigned ticket_life;             /* seconds for which a session can be resumed */
+    unsigned session_cache_size;      /* sessions of TLS 1.2 clients without tickets; 0: none */
+    char *fleet_secret_file;          /* or NULL: ticket keys are this host's own */
+    struct config_store *fleet_store; /* or NULL */
+    unsigned sandbox_require;         /* layers that are mandatory: enum sandbox_layer, or-ed */
     struct config_context *contexts;
     size_t context_count;
     unsigned cell_group_count; /* at least 1 */

@@ -5,6 +5,7 @@
  *   config_text.c        libconfuse, wrapped so that every value knows its file and line
  *   config_values.c      one value each: numbers, versions, addresses, users, cipher lists
  *   config_identities.c  identities found in a directory
+ *   config_store.c       the address of a fleet's store
  */
 #ifndef AGENT_CONFIG_PARTS_H
 #define AGENT_CONFIG_PARTS_H
@@ -98,6 +99,12 @@ char *config_value_path(const char *config_file, const char *text);
 
 /* Whether text is a host name as SNI has it, or "*." and one. */
 bool config_value_is_host(const char *text);
+
+/* ---- config_store.c ---- */
+
+/* "redis://ADDRESS", "rediss://ADDRESS" or "unix:PATH", into a store that is all zero. */
+int config_value_store(const struct config_value *value, const char *key,
+                       struct config_store *store, struct error *error);
 
 /* ---- config_identities.c ---- */
 

@@ -52,7 +52,7 @@ struct generation_context {
     uint8_t verify; /* enum config_verify */
     uint8_t tickets;
     uint8_t tickets_tls12;
-    uint8_t session_ids;  /* there is a cache for them */
+    uint8_t session_ids;  /* there is a cache, or a store, for them */
     uint32_t ticket_life; /* seconds */
     uint8_t prefer_server_ciphers;
     uint32_t deadline_ms;

@@ -108,7 +108,7 @@ generation_put_context(const struct config *config, const struct config_context 
     wire_put_u8(&writer, (uint8_t)context->verify);
     wire_put_u8(&writer, (uint8_t)context->tickets);
     wire_put_u8(&writer, context->tickets_tls12);
-    wire_put_u8(&writer, config->session_cache_size > 0);
+    wire_put_u8(&writer, config->session_cache_size > 0 || config->fleet_store != NULL);
     wire_put_u32(&writer, config->ticket_life);
     wire_put_u8(&writer, context->prefer_server_ciphers);
     wire_put_u32(&writer, context->deadline_ms);

@@ -49,6 +49,20 @@ choose(SSL *ssl, const char *sni)
 
 const struct identity_hooks handshake_hooks = {export_of, choose};
 
+struct store_lookup *
+handshake_lookup(const SSL *ssl)
+{
+    struct handshake *handshake = SSL_get_app_data(ssl);
+
+    return handshake != NULL ? &handshake->lookup : NULL;
+}
+
+void
+handshake_answered(struct store_lookup *lookup)
+{
+    handshake_run((struct handshake *)((char *)lookup - offsetof(struct handshake, lookup)));
+}
+
 /* OpenSSL's part ends here, in every outcome. The session is marked as properly closed first:
  * SSL_free() would make it not resumable. Nothing is written to the peer. */
 static void
@@ -70,6 +84,8 @@ leave_running(struct handshake *handshake, enum handshake_state state)
 {
     loop_watch_set(handshake->cell->loop, &handshake->watch, 0);
     loop_timer_stop(handshake->cell->loop, &handshake->deadline);
+    if (handshake->cell->store != NULL)
+        store_cancel(handshake->cell->store, &handshake->lookup);
     drop_ssl(handshake);
     handshake->state = state;
     handshake->cell->in_flight--;
@@ -229,6 +245,8 @@ handshake_run(struct handshake *handshake)
         break;
     case SSL_ERROR_WANT_WRITE:
         wanted = EPOLLOUT;
+        break;
+    case SSL_ERROR_WANT_CLIENT_HELLO_CB: /* the fleet's store is being asked */
         break;
     default:
         fail_by_ssl(handshake);

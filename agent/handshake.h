@@ -14,6 +14,7 @@
 
 #include "agent/cell.h"
 #include "agent/export.h"
+#include "agent/store.h"
 #include "agent/transport.h"
 #include "protocol/service.h"
 
@@ -46,7 +47,8 @@ struct handshake {
     SSL *ssl;
     struct transport transport;
     struct export_state collected;
-    uint64_t started; /* loop_now() */
+    struct store_lookup lookup; /* of a session id, in the fleet's store */
+    uint64_t started;           /* loop_now() */
 
     /* FINISHED */
     struct traffic_state traffic;
@@ -61,6 +63,11 @@ struct handshake {
 
 /* What identity.c needs to know about handshakes. */
 extern const struct identity_hooks handshake_hooks;
+
+/* A connection's question to the fleet's store, and what happens when it is answered (sessions.h).
+ */
+struct store_lookup *handshake_lookup(const SSL *ssl);
+void handshake_answered(struct store_lookup *lookup);
 
 /* Can kernel TLS follow on this socket at all? */
 bool handshake_kernel_possible(const struct cell *cell, int fd);

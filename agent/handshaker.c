@@ -30,6 +30,7 @@
 #include "agent/roles.h"
 #include "agent/selftest.h"
 #include "agent/sessions.h"
+#include "agent/store.h"
 #include "agent/workers.h"
 #include "protocol/control.h"
 #include "sandbox/sandbox.h"
@@ -90,6 +91,8 @@ answer_ping(struct handshaker *handshaker, uint32_t number)
                                 .channels_refused = cell->channels_refused};
     uint8_t body[256];
 
+    if (cell->store != NULL)
+        store_count(cell->store, &pong.store);
     for (size_t i = 0; i < identity_context_count(cell->identities); i++)
         send_control(CONTROL_CONTEXT_COUNTERS, body,
                      control_put_context_counters(&cell->contexts[i].counters, body, sizeof(body)));
@@ -132,6 +135,16 @@ share_serving(struct cell *cell, int fd)
 }
 
 static void
+use_store(struct cell *cell, int channel, const struct control_fetcher_channel *m)
+{
+    if (cell->store == NULL) {
+        cell->store = store_new(cell->loop);
+        sessions_use_store(cell->store, handshake_lookup, handshake_answered);
+    }
+    store_use(cell->store, channel, m->wait_ms);
+}
+
+static void
 obey(struct handshaker *handshaker, struct channel_message *message)
 {
     union {
@@ -139,6 +152,7 @@ obey(struct handshaker *handshaker, struct channel_message *message)
         struct control_listener listener;
         struct control_worker worker;
         struct control_dismiss dismiss;
+        struct control_fetcher_channel fetcher;
     } m;
     struct cell *cell = &handshaker->cell;
     struct error error = {""};
@@ -173,6 +187,11 @@ obey(struct handshaker *handshaker, struct channel_message *message)
         understood = control_get_dismiss(&m.dismiss, message->body, message->size);
         if (understood)
             workers_dismiss(cell, m.dismiss.uid);
+        break;
+    case CONTROL_FETCHER_CHANNEL:
+        understood = control_get_fetcher_channel(&m.fetcher, message->body, message->size);
+        if (understood)
+            use_store(cell, channel_take_fd(message, 0), &m.fetcher);
         break;
     case CONTROL_WORKER:
         understood = control_get_worker(&m.worker, message->body, message->size);

@@ -8,6 +8,7 @@
 #include "agent/loop.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -21,9 +22,12 @@
 
 struct loop {
     int epoll;
-    uint64_t now;                         /* ms */
-    uint64_t wheel_done;                  /* slot number up to which timers have fired */
-    size_t timers;                        /* running */
+    uint64_t now;        /* ms */
+    uint64_t wheel_done; /* slot number up to which timers have fired */
+    size_t timers;       /* running */
+    uint64_t alarm_when;
+    void (*alarm)(void *data); /* NULL: none */
+    void *alarm_data;
     struct loop_timer wheel[WHEEL_SLOTS]; /* list heads */
     struct epoll_event events[ROUND_EVENTS];
     int event_count; /* of the round in progress */
@@ -182,6 +186,42 @@ fire_timers(struct loop *loop)
 }
 
 void
+loop_alarm_set(struct loop *loop, uint64_t when, void (*expired)(void *data), void *data)
+{
+    loop->alarm_when = when;
+    loop->alarm = expired;
+    loop->alarm_data = data;
+}
+
+/* How long the next round may wait. */
+static int
+time_to_wait(const struct loop *loop)
+{
+    int timeout = loop->timers > 0 ? SLOT_MS : -1;
+    uint64_t now;
+
+    if (loop->alarm == NULL)
+        return timeout;
+    now = read_clock(); /* the callbacks have taken their time */
+    if (now >= loop->alarm_when)
+        return 0;
+    if (timeout == -1 || loop->alarm_when - now < (uint64_t)timeout)
+        timeout = loop->alarm_when - now < INT_MAX ? (int)(loop->alarm_when - now) : INT_MAX;
+    return timeout;
+}
+
+static void
+fire_alarm(struct loop *loop)
+{
+    void (*expired)(void *data) = loop->alarm;
+
+    if (expired == NULL || loop->now < loop->alarm_when)
+        return;
+    loop->alarm = NULL;
+    expired(loop->alarm_data);
+}
+
+void
 loop_free_later(struct loop *loop, void *pointer)
 {
     if (loop->garbage_count == loop->garbage_room) {
@@ -199,10 +239,8 @@ loop_free_later(struct loop *loop, void *pointer)
 void
 loop_round(struct loop *loop)
 {
-    int timeout = loop->timers > 0 ? SLOT_MS : -1;
-    int count;
+    int count = epoll_wait(loop->epoll, loop->events, ROUND_EVENTS, time_to_wait(loop));
 
-    count = epoll_wait(loop->epoll, loop->events, ROUND_EVENTS, timeout);
     if (count == -1) {
         if (errno != EINTR)
             log_die("epoll_wait: %s", strerror(errno));
@@ -217,6 +255,7 @@ loop_round(struct loop *loop)
             watch->ready(watch, loop->events[i].events);
     }
     loop->event_count = 0;
+    fire_alarm(loop);
     fire_timers(loop);
     while (loop->garbage_count > 0)
         free(loop->garbage[--loop->garbage_count]);

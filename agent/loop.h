@@ -47,6 +47,10 @@ void loop_timer_init(struct loop_timer *timer, void (*expired)(struct loop_timer
 void loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t milliseconds_from_now);
 void loop_timer_stop(struct loop *loop, struct loop_timer *timer);
 
+/* Timers are late by up to an eighth of a second. One alarm of a loop is not: call back at `when`
+ * (loop_now()), once. NULL: no alarm. */
+void loop_alarm_set(struct loop *loop, uint64_t when, void (*expired)(void *data), void *data);
+
 /* free() the pointer when the round is over. */
 void loop_free_later(struct loop *loop, void *pointer);
 

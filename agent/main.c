@@ -44,6 +44,8 @@ static void __attribute__((noreturn)) run_role(enum control_role role, const str
         keeper_main(args);
     case CONTROL_HANDSHAKER:
         handshaker_main(args);
+    case CONTROL_FETCHER:
+        fetcher_main(args);
     default:
         log_bug("no entry point for role %d", (int)role);
     }

@@ -563,6 +563,23 @@ proxyticket_count_unopened(const SSL *ssl)
 
 /* ---- sessions for the cache ---- */
 
+bool
+proxyticket_session_name(const SSL *ssl, const uint8_t *id, size_t id_size,
+                         uint8_t name[KEYOPS_SCOPE_SIZE])
+{
+    static const char label[] = "tlsagent session name";
+    const struct binding *binding = SSL_get_ex_data(ssl, binding_index);
+    EVP_MD_CTX *digest = binding != NULL ? EVP_MD_CTX_new() : NULL;
+    bool done = digest != NULL && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1 &&
+                EVP_DigestUpdate(digest, label, sizeof(label)) == 1 &&
+                EVP_DigestUpdate(digest, binding->scope, sizeof(binding->scope)) == 1 &&
+                EVP_DigestUpdate(digest, id, id_size) == 1 &&
+                EVP_DigestFinal_ex(digest, name, NULL) == 1;
+
+    EVP_MD_CTX_free(digest);
+    return done;
+}
+
 size_t
 proxyticket_seal_session(SSL *ssl, const uint8_t *id, size_t id_size, const uint8_t *session,
                          size_t size, uint8_t *out, size_t room)

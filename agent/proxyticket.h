@@ -84,6 +84,11 @@ size_t proxyticket_seal_session(SSL *ssl, const uint8_t *id, size_t id_size, con
 size_t proxyticket_open_session(SSL *ssl, const uint8_t *id, size_t id_size, const uint8_t *sealed,
                                 size_t size, uint8_t *out, size_t room);
 
+/* What a session is called in a store that others can read: a digest of its id and of all that it
+ * is bound to (STORE_NAME_SIZE bytes). False: not bound, or no memory. */
+bool proxyticket_session_name(const SSL *ssl, const uint8_t *id, size_t id_size,
+                              uint8_t name[KEYOPS_SCOPE_SIZE]);
+
 /* What a decrypt callback should answer for status: use, use and renew, ignore (full handshake). */
 SSL_TICKET_RETURN proxyticket_decide(SSL *ssl, SSL_TICKET_STATUS status);
 

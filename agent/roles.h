@@ -16,7 +16,8 @@
 enum role_fd {
     ROLE_FD_LOG = 2,
     ROLE_FD_CONTROL = 3, /* the channel to the supervisor */
-    ROLE_FD_PEER = 4,    /* handshaker: its keeper. keeper: its handshaker. loader: not open */
+    ROLE_FD_PEER =
+        4, /* handshaker: its keeper. keeper: its handshaker. loader and fetcher: not open */
 };
 
 /* Given to each role on its command line by spawn.c (no secret, no policy). */
@@ -40,6 +41,7 @@ int supervisor_check(struct config *config);
 void loader_main(const struct role_args *args) __attribute__((noreturn));
 void keeper_main(const struct role_args *args) __attribute__((noreturn));
 void handshaker_main(const struct role_args *args) __attribute__((noreturn));
+void fetcher_main(const struct role_args *args) __attribute__((noreturn));
 
 /* The build id that must be the same in all processes: version and a digest of the sources. */
 extern const char role_build_id[];

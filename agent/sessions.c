@@ -19,12 +19,27 @@
 #define VERSION     1
 #define HEADER_SIZE 9
 
-static struct session_cache *cache; /* one per process, as the keeper is */
+_Static_assert(SESSION_LARGE == STORE_ENTRY_MAX, "what fits the cache fits the store");
+
+/* One of each per process, as the keeper is. */
+static struct session_cache *cache;
+static struct store *store;
+static struct store_lookup *(*lookup_of)(const SSL *ssl);
+static void (*lookup_answered)(struct store_lookup *lookup);
 
 void
 sessions_use_cache(struct session_cache *with)
 {
     cache = with;
+}
+
+void
+sessions_use_store(struct store *with, struct store_lookup *(*of)(const SSL *ssl),
+                   void (*answered)(struct store_lookup *lookup))
+{
+    store = with;
+    lookup_of = of;
+    lookup_answered = answered;
 }
 
 /* ---- what a session remembers ---- */
@@ -225,11 +240,11 @@ keep_session(SSL *ssl, SSL_SESSION *session)
     unsigned id_size;
     const uint8_t *id = SSL_SESSION_get_id(session, &id_size);
     uint64_t now = (uint64_t)time(NULL);
-    uint8_t *bytes = NULL;
+    uint8_t *bytes = NULL, name[STORE_NAME_SIZE];
     int size;
     size_t sealed_size = 0;
 
-    if (cache == NULL || id_size == 0)
+    if ((cache == NULL && store == NULL) || id_size == 0)
         return;
     if (remember(ssl, session) && (size = i2d_SSL_SESSION(session, &bytes)) > 0) {
         if ((size_t)size + KEYOPS_TICKET_EXTRA <= sizeof(sealed))
@@ -239,9 +254,11 @@ keep_session(SSL *ssl, SSL_SESSION *session)
             proxyticket_count(ssl, CONTROL_SESSION_TOO_LONG);
         OPENSSL_clear_free(bytes, (size_t)size);
     }
-    if (sealed_size > 0)
+    if (sealed_size > 0 && cache != NULL)
         (void)session_cache_put(cache, id, id_size, sealed, sealed_size, now,
                                 now + (uint64_t)SSL_SESSION_get_timeout(session));
+    if (sealed_size > 0 && store != NULL && proxyticket_session_name(ssl, id, id_size, name))
+        store_keep(store, name, sealed, sealed_size, (uint32_t)SSL_SESSION_get_timeout(session));
     ERR_clear_error();
 }
 
@@ -257,22 +274,43 @@ state_changed(const SSL *ssl, int where, int result)
         keep_session((SSL *)(uintptr_t)ssl, SSL_get_session(ssl));
 }
 
+/* The sealed entry of an id: from the cache, or what the store has answered. False: there is none
+ * (counted). */
+static bool
+find_entry(SSL *ssl, const uint8_t *id, size_t id_size, uint8_t entry[SESSION_LARGE], size_t *size,
+           bool *fetched)
+{
+    const struct store_lookup *lookup = store != NULL ? lookup_of(ssl) : NULL;
+
+    *fetched = false;
+    if (cache != NULL && session_cache_get(cache, id, id_size, (uint64_t)time(NULL), entry, size))
+        return true;
+    if (lookup != NULL && lookup->answer == STORE_HAS_IT && lookup->size <= SESSION_LARGE) {
+        memcpy(entry, lookup->entry, lookup->size);
+        *size = lookup->size;
+        *fetched = true;
+        return true;
+    }
+    proxyticket_count(ssl, lookup != NULL && lookup->answer == STORE_CANNOT
+                               ? CONTROL_SESSION_STORE
+                               : CONTROL_SESSION_UNKNOWN);
+    return false;
+}
+
 static SSL_SESSION *
 session_wanted(SSL *ssl, const unsigned char *id, int id_size, int *copy)
 {
     uint8_t sealed[SESSION_LARGE], bytes[SESSION_LARGE];
     const uint8_t *next = bytes;
     SSL_SESSION *session = NULL;
-    size_t size;
+    size_t size, sealed_size;
+    bool fetched;
 
     *copy = 0;
-    if (cache == NULL || id_size <= 0)
+    if (id_size <= 0 || !find_entry(ssl, id, (size_t)id_size, sealed, &sealed_size, &fetched))
         return NULL;
-    if (!session_cache_get(cache, id, (size_t)id_size, (uint64_t)time(NULL), sealed, &size)) {
-        proxyticket_count(ssl, CONTROL_SESSION_UNKNOWN);
-        return NULL;
-    }
-    size = proxyticket_open_session(ssl, id, (size_t)id_size, sealed, size, bytes, sizeof(bytes));
+    size = proxyticket_open_session(ssl, id, (size_t)id_size, sealed, sealed_size, bytes,
+                                    sizeof(bytes));
     if (size > 0)
         session = d2i_SSL_SESSION(NULL, &next, (long)size);
     OPENSSL_cleanse(bytes, sizeof(bytes));
@@ -281,9 +319,51 @@ session_wanted(SSL *ssl, const unsigned char *id, int id_size, int *copy)
     } else if (!is_good(ssl, session)) {
         SSL_SESSION_free(session);
         session = NULL;
+    } else if (fetched && cache != NULL) { /* the next time it is here */
+        (void)session_cache_put(
+            cache, id, (size_t)id_size, sealed, sealed_size, (uint64_t)time(NULL),
+            (uint64_t)(SSL_SESSION_get_time(session) + SSL_SESSION_get_timeout(session)));
     }
     ERR_clear_error();
     return session;
+}
+
+/* Will libssl look this ClientHello's session id up? Only in TLS 1.2, and not if there is a ticket
+ * that it looks at instead. */
+static bool
+resumes_by_id(SSL *ssl)
+{
+    const unsigned char *ticket;
+    size_t size;
+
+    if (offers_tls13(ssl) && SSL_CTX_get_max_proto_version(SSL_get_SSL_CTX(ssl)) >= TLS1_3_VERSION)
+        return false;
+    return (SSL_get_options(ssl) & SSL_OP_NO_TICKET) != 0 ||
+           SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_session_ticket, &ticket, &size) != 1 ||
+           size == 0;
+}
+
+bool
+sessions_must_wait(SSL *ssl)
+{
+    struct store_lookup *lookup = store != NULL ? lookup_of(ssl) : NULL;
+    uint8_t entry[SESSION_LARGE], name[STORE_NAME_SIZE];
+    const unsigned char *id;
+    size_t id_size, size;
+
+    if (lookup == NULL)
+        return false;
+    if (lookup->answer != STORE_NOT_ASKED)
+        return lookup->answer == STORE_WAITS;
+    id_size = SSL_client_hello_get0_session_id(ssl, &id);
+    if (id_size == 0 || id_size > SESSION_ID_MAX || !resumes_by_id(ssl) ||
+        (SSL_CTX_get_session_cache_mode(SSL_get_SSL_CTX(ssl)) & SSL_SESS_CACHE_SERVER) == 0 ||
+        (cache != NULL &&
+         session_cache_get(cache, id, id_size, (uint64_t)time(NULL), entry, &size)) ||
+        !proxyticket_session_name(ssl, id, id_size, name))
+        return false;
+    store_look_up(store, lookup, name, lookup_answered);
+    return lookup->answer == STORE_WAITS;
 }
 
 static void

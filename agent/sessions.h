@@ -8,6 +8,8 @@
  * sealed to (identity.h).
  *
  * Session ids are for TLS 1.2 clients without tickets, and for contexts with tickets_tls12 = off.
+ * They are kept in the host's cache, and in the fleet's store, if there is one, which is asked only
+ * for what the cache does not have.
  */
 #ifndef AGENT_SESSIONS_H
 #define AGENT_SESSIONS_H
@@ -19,9 +21,19 @@
 
 #include "agent/generation.h"
 #include "agent/session_cache.h"
+#include "agent/store.h"
 
 /* The cache of this process; NULL: none. Does not own it. */
 void sessions_use_cache(struct session_cache *cache);
+
+/* The fleet's store; NULL: none. Does not own it. lookup_of: a connection's own question to it,
+ * NULL for one that cannot wait; answered: called when an answer (or none) is there. */
+void sessions_use_store(struct store *store, struct store_lookup *(*lookup_of)(const SSL *ssl),
+                        void (*answered)(struct store_lookup *lookup));
+
+/* In the ClientHello callback, when the connection is bound to its scope: must it wait for the
+ * store? Then it is called again. */
+bool sessions_must_wait(SSL *ssl);
 
 /* Set a server's callbacks, options and times. Returns 0, or -1 if memory is short. */
 int sessions_enable(SSL_CTX *ctx, const struct generation_context *facts);

@@ -25,16 +25,14 @@
 static int exe = -1;
 
 static const char *const role_names[] = {
-    [CONTROL_SUPERVISOR] = "supervisor",
-    [CONTROL_LOADER] = "loader",
-    [CONTROL_KEEPER] = "keeper",
-    [CONTROL_HANDSHAKER] = "handshaker",
+    [CONTROL_SUPERVISOR] = "supervisor", [CONTROL_LOADER] = "loader",   [CONTROL_KEEPER] = "keeper",
+    [CONTROL_HANDSHAKER] = "handshaker", [CONTROL_FETCHER] = "fetcher",
 };
 
 const char *
 spawn_role_name(enum control_role role)
 {
-    return role <= CONTROL_HANDSHAKER ? role_names[role] : "unknown";
+    return role < CONTROL_ROLES ? role_names[role] : "unknown";
 }
 
 int
@@ -199,7 +197,7 @@ spawn_parse(int argc, char **argv, enum control_role *role, struct role_args *ar
     if (argc != ROLE_ARGUMENTS)
         log_die("roles are started by the supervisor only");
     name = value_of(argv[1], "--role=");
-    for (size_t i = CONTROL_LOADER; i <= CONTROL_HANDSHAKER; i++) {
+    for (size_t i = CONTROL_LOADER; i < CONTROL_ROLES; i++) {
         if (strcmp(name, role_names[i]) == 0) {
             *role = (enum control_role)i;
             found = true;

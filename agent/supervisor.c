@@ -24,6 +24,7 @@
 
 #include "agent/admin.h"
 #include "agent/cells.h"
+#include "agent/fetch.h"
 #include "agent/greet.h"
 #include "agent/handover.h"
 #include "agent/kernel_probe.h"
@@ -43,6 +44,7 @@ struct supervisor {
     struct config *config;
     struct loop *loop;
     struct cells cells;
+    struct fetch fetch;
     uint16_t kernel; /* what kernel TLS can do here */
     struct greet greet;
     struct admin admin;
@@ -235,13 +237,36 @@ say_up(struct supervisor *supervisor)
 /* ---- what happens while it runs ---- */
 
 static void
+look_whether_up(struct supervisor *supervisor)
+{
+    if (!supervisor->up && cells_up(&supervisor->cells) == supervisor->cells.count &&
+        fetch_up(&supervisor->fetch))
+        say_up(supervisor);
+}
+
+static void
 cell_up(struct cell *cell, void *data)
 {
     struct supervisor *supervisor = data;
 
     greet_cell_up(&supervisor->greet, cell);
-    if (!supervisor->up && cells_up(&supervisor->cells) == supervisor->cells.count)
-        say_up(supervisor);
+    fetch_cell_up(&supervisor->fetch, cell);
+    look_whether_up(supervisor);
+}
+
+static void
+fetcher_up(void *data)
+{
+    look_whether_up(data);
+}
+
+static void
+fetcher_down(const char *why, void *data)
+{
+    struct supervisor *supervisor = data;
+
+    if (!supervisor->up)
+        fail_start(supervisor, "fetcher %s: the log says more", why);
 }
 
 static void
@@ -276,6 +301,7 @@ static void __attribute__((noreturn)) stop(struct supervisor *supervisor, uint32
     handover_notify("STOPPING=1");
     listen_remove_unix(&supervisor->socket);
     listen_remove_unix(&supervisor->control);
+    fetch_stop(&supervisor->fetch);
     cells_stop(&supervisor->cells);
     log_info("stopped");
     exit(0);
@@ -320,6 +346,7 @@ static void __attribute__((noreturn)) become_new(struct supervisor *supervisor)
     handover_notify("RELOADING=1");
     listen_remove_unix(&supervisor->socket);
     listen_remove_unix(&supervisor->control);
+    fetch_stop(&supervisor->fetch);
     cells_stop(&supervisor->cells);
     for (size_t i = 0; i < supervisor->listener_count; i++)
         handover_put_listener((unsigned)i, supervisor->listeners[i].fd);
@@ -362,7 +389,7 @@ signals_ready(struct loop_watch *watch, uint32_t events)
         while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
             if (pid == supervisor->trial)
                 trial_ended(supervisor, status);
-            else
+            else if (!fetch_reaped(&supervisor->fetch, pid, status))
                 cells_reaped(&supervisor->cells, pid, status);
         return;
     case SIGHUP:
@@ -399,6 +426,8 @@ watch_signals(struct supervisor *supervisor)
  *   cells:  keeper     <- secret part                      (cells.c, start_cell)
  *           handshaker <- public part, listening sockets
  *           keeper <-> handshaker of the same cell
+ *   fetcher (if there is a store) <- connections to the store, which we open (fetch.c)
+ *           fetcher <-> every handshaker
  *   workers: well-known socket -> supervisor (greet.c); channels <-> handshakers of their groups
  *   command: control socket   <-> supervisor (admin.c)
  */
@@ -408,6 +437,7 @@ draw_graph(struct supervisor *supervisor)
     struct config *config = supervisor->config;
     const struct cells_hooks hooks = {cell_up, cell_down, cells_have_answered, cell_was_frozen,
                                       supervisor};
+    const struct fetch_hooks fetch_hooks = {fetcher_up, fetcher_down, supervisor};
     struct error error = {""};
 
     if (listen_check_unix(config->control_socket, "control_socket", &error) == -1 ||
@@ -429,14 +459,17 @@ draw_graph(struct supervisor *supervisor)
                supervisor->listeners, supervisor->listener_count, &hooks);
     supervisor->cells.session_cache = supervisor->tickets.session_cache;
     tickets_watch(&supervisor->tickets, supervisor->loop, &supervisor->cells);
+    fetch_init(&supervisor->fetch, supervisor->loop, config, &supervisor->cells, &fetch_hooks);
     greet_init(&supervisor->greet, supervisor->socket.fd, supervisor->loop, config,
                &supervisor->cells);
     admin_init(&supervisor->admin, supervisor->control.fd, supervisor->loop, config,
                &supervisor->cells, &supervisor->greet, supervisor->generations);
+    supervisor->admin.fetch = &supervisor->fetch;
     supervisor->cells.kernel = supervisor->kernel;
     supervisor->admin.upgrade = begin_upgrade;
     supervisor->admin.upgrade_data = supervisor;
     cells_start(&supervisor->cells);
+    fetch_start(&supervisor->fetch);
 }
 
 /* Before the sandbox and before any role: the answer goes to every handshaker. */
@@ -518,6 +551,10 @@ supervisor_check(struct config *config)
     init(&supervisor, config);
     log_init("check", LOG_LEVEL_WARNING, 0);
     if (try_sandbox(config, &wrong) == -1) {
+        dprintf(STDERR_FILENO, "tlsagentd: %s\n", wrong.text);
+        return 1;
+    }
+    if (fetch_check(config, &wrong) == -1) {
         dprintf(STDERR_FILENO, "tlsagentd: %s\n", wrong.text);
         return 1;
     }

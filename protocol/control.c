@@ -6,7 +6,8 @@
 #include "protocol/wire.h"
 
 #define HELLO_MAX     (2 + SERVICE_BUILD_MAX)
-#define PONG_SIZE     (4 + 4 * 8 + 3 * 4 + 8)
+#define STORE_SIZE    (1 + 4 + 7 * 8)
+#define PONG_SIZE     (4 + 4 * 8 + 3 * 4 + 8 + STORE_SIZE)
 #define COUNTERS_SIZE (2 + 4 * 8 + 8 * CONTROL_FAILURES + 8 * CONTROL_NOT_RESUMED)
 #define TEXT_MAX      (2 + ERROR_TEXT_MAX)
 
@@ -20,12 +21,26 @@ const struct channel_rule control_keeper_rules[] = {
 const size_t control_keeper_rule_count = COUNT(control_keeper_rules);
 
 const struct channel_rule control_handshaker_rules[] = {
-    {CONTROL_PING, 0, 4, 4},        {CONTROL_PUBLIC, 1, 4, 4},
-    {CONTROL_LISTENER, 1, 2, 2},    {CONTROL_WORKER, 1, 18, 18 + 4 * CONTROL_GROUPS_MAX},
-    {CONTROL_NEW_TICKETS, 0, 0, 0}, {CONTROL_SESSION_CACHE, 1, 0, 0},
-    {CONTROL_SERVING, 1, 0, 0},     {CONTROL_DISMISS, 0, 4, 4},
+    {CONTROL_PING, 0, 4, 4},
+    {CONTROL_PUBLIC, 1, 4, 4},
+    {CONTROL_LISTENER, 1, 2, 2},
+    {CONTROL_WORKER, 1, 18, 18 + 4 * CONTROL_GROUPS_MAX},
+    {CONTROL_NEW_TICKETS, 0, 0, 0},
+    {CONTROL_SESSION_CACHE, 1, 0, 0},
+    {CONTROL_SERVING, 1, 0, 0},
+    {CONTROL_DISMISS, 0, 4, 4},
+    {CONTROL_FETCHER_CHANNEL, 1, 4, 4},
 };
 const size_t control_handshaker_rule_count = COUNT(control_handshaker_rules);
+
+const struct channel_rule control_fetcher_rules[] = {
+    {CONTROL_PING, 0, 4, 4},
+    {CONTROL_STORE, 2, 8, 8 + SERVICE_NAME_MAX + SERVICE_HOST_MAX},
+    {CONTROL_CLIENT, 1, 0, 0},
+    {CONTROL_CONNECTION, 1, 0, 0},
+    {CONTROL_NO_CONNECTION, 0, 2, 2},
+};
+const size_t control_fetcher_rule_count = COUNT(control_fetcher_rules);
 
 const struct channel_rule control_supervisor_rules[] = {
     {CONTROL_HELLO, 0, 2, HELLO_MAX},
@@ -33,6 +48,7 @@ const struct channel_rule control_supervisor_rules[] = {
     {CONTROL_PONG, 0, PONG_SIZE, PONG_SIZE},
     {CONTROL_CONTEXT_COUNTERS, 0, COUNTERS_SIZE, COUNTERS_SIZE},
     {CONTROL_TICKETS_TAKEN, 0, 0, 0},
+    {CONTROL_CONNECT, 0, 0, 0},
 };
 const size_t control_supervisor_rule_count = COUNT(control_supervisor_rules);
 
@@ -93,6 +109,34 @@ get_long_text(struct wire_reader *reader, char *dst, size_t dst_size)
 }
 
 static void
+put_store_use(struct wire_writer *writer, const struct control_store_use *m)
+{
+    wire_put_u8(writer, m->usable);
+    wire_put_u32(writer, m->changes);
+    wire_put_u64(writer, m->lookups);
+    wire_put_u64(writer, m->found);
+    wire_put_u64(writer, m->failed);
+    wire_put_u64(writer, m->late);
+    wire_put_u64(writer, m->skipped);
+    wire_put_u64(writer, m->stored);
+    wire_put_u64(writer, m->dropped);
+}
+
+static void
+get_store_use(struct wire_reader *reader, struct control_store_use *m)
+{
+    m->usable = wire_get_u8(reader);
+    m->changes = wire_get_u32(reader);
+    m->lookups = wire_get_u64(reader);
+    m->found = wire_get_u64(reader);
+    m->failed = wire_get_u64(reader);
+    m->late = wire_get_u64(reader);
+    m->skipped = wire_get_u64(reader);
+    m->stored = wire_get_u64(reader);
+    m->dropped = wire_get_u64(reader);
+}
+
+static void
 put_pong(struct wire_writer *writer, const struct control_pong *m)
 {
     wire_put_u32(writer, m->number);
@@ -104,6 +148,7 @@ put_pong(struct wire_writer *writer, const struct control_pong *m)
     wire_put_u32(writer, m->in_flight);
     wire_put_u32(writer, m->waiting);
     wire_put_u64(writer, m->channels_refused);
+    put_store_use(writer, &m->store);
 }
 
 static void
@@ -118,6 +163,7 @@ get_pong(struct wire_reader *reader, struct control_pong *m)
     m->in_flight = wire_get_u32(reader);
     m->waiting = wire_get_u32(reader);
     m->channels_refused = wire_get_u64(reader);
+    get_store_use(reader, &m->store);
 }
 
 static void
@@ -343,6 +389,74 @@ control_get_dismiss(struct control_dismiss *m, const void *body, size_t size)
 
     wire_reader_init(&reader, body, size);
     m->uid = wire_get_u32(&reader);
+    return wire_done(&reader);
+}
+
+size_t
+control_put_fetcher_channel(const struct control_fetcher_channel *m, void *buffer, size_t size)
+{
+    struct wire_writer writer;
+
+    wire_writer_init(&writer, buffer, size);
+    wire_put_u32(&writer, m->wait_ms);
+    return wire_size(&writer);
+}
+
+bool
+control_get_fetcher_channel(struct control_fetcher_channel *m, const void *body, size_t size)
+{
+    struct wire_reader reader;
+
+    wire_reader_init(&reader, body, size);
+    m->wait_ms = wire_get_u32(&reader);
+    return wire_done(&reader);
+}
+
+size_t
+control_put_store(const struct control_store *m, void *buffer, size_t size)
+{
+    struct wire_writer writer;
+
+    wire_writer_init(&writer, buffer, size);
+    wire_put_u8(&writer, m->tls);
+    wire_put_u8(&writer, m->has_password);
+    wire_put_u32(&writer, m->database);
+    wire_put_text(&writer, m->user);
+    wire_put_text(&writer, m->name);
+    return wire_size(&writer);
+}
+
+bool
+control_get_store(struct control_store *m, const void *body, size_t size)
+{
+    struct wire_reader reader;
+
+    wire_reader_init(&reader, body, size);
+    m->tls = wire_get_u8(&reader);
+    m->has_password = wire_get_u8(&reader);
+    m->database = wire_get_u32(&reader);
+    wire_get_text(&reader, m->user, sizeof(m->user));
+    wire_get_text(&reader, m->name, sizeof(m->name));
+    return wire_done(&reader) && m->tls <= 1 && m->has_password <= 1;
+}
+
+size_t
+control_put_no_connection(const struct control_no_connection *m, void *buffer, size_t size)
+{
+    struct wire_writer writer;
+
+    wire_writer_init(&writer, buffer, size);
+    wire_put_u16(&writer, m->reason);
+    return wire_size(&writer);
+}
+
+bool
+control_get_no_connection(struct control_no_connection *m, const void *body, size_t size)
+{
+    struct wire_reader reader;
+
+    wire_reader_init(&reader, body, size);
+    m->reason = wire_get_u16(&reader);
     return wire_done(&reader);
 }
 

@@ -25,6 +25,7 @@ enum control_type {
     CONTROL_PONG,             /* answer to PING: totals */
     CONTROL_CONTEXT_COUNTERS, /* handshaker, one per context, before its PONG */
     CONTROL_TICKETS_TAKEN,    /* keeper: it seals under the new ticket keys from now on */
+    CONTROL_CONNECT,          /* fetcher: it wants a connection to the store; one at a time */
     /* supervisor -> role */
     CONTROL_PING = 32,     /* twice a second; no PONG in time: the role is dead */
     CONTROL_SECRET,        /* to a keeper: one fd, the secret part of a generation */
@@ -36,6 +37,11 @@ enum control_type {
     CONTROL_SESSION_CACHE, /* to a handshaker: one fd, the cache of session ids */
     CONTROL_SERVING,       /* to a handshaker: one fd, where it says whom it serves just now */
     CONTROL_DISMISS,       /* to a handshaker: a user that loses its channels */
+    CONTROL_FETCHER_CHANNEL, /* to a handshaker: one fd, to the fetcher; again if it is another */
+    CONTROL_STORE,           /* to the fetcher: two fds, the files of password and CAs */
+    CONTROL_CLIENT,          /* to the fetcher: one fd, a handshaker's channel */
+    CONTROL_CONNECTION,      /* to the fetcher: one fd, a socket that connects to the store */
+    CONTROL_NO_CONNECTION,   /* to the fetcher: there is none, and why */
 };
 
 enum control_role {
@@ -43,6 +49,8 @@ enum control_role {
     CONTROL_LOADER,
     CONTROL_KEEPER,
     CONTROL_HANDSHAKER,
+    CONTROL_FETCHER,
+    CONTROL_ROLES, /* how many there are */
 };
 
 #define CONTROL_GROUPS_MAX   64  /* supplementary groups of a worker that are looked at */
@@ -60,6 +68,7 @@ enum control_not_resumed {
     CONTROL_SESSION_UNKNOWN,  /* a session id that is not in the cache (any more) */
     CONTROL_SESSION_BAD,      /* its entry does not open here, or has expired */
     CONTROL_SESSION_TOO_LONG, /* not stored: too long for the cache */
+    CONTROL_SESSION_STORE,    /* the fleet's store could not be asked, or was not in time */
     CONTROL_NOT_RESUMED,      /* how many of these there are */
 };
 
@@ -77,7 +86,21 @@ struct control_ping {
     uint32_t number;
 };
 
-/* Totals since the role's start. A keeper fills signatures..refusals, a handshaker the rest. */
+/* What a handshaker had from the fetcher, or the fetcher from the fleet's store. */
+struct control_store_use {
+    uint8_t usable;   /* now; handshaker: it has a channel and asks; fetcher: it is connected */
+    uint32_t changes; /* handshaker: times it ceased to ask; fetcher: times it was connected */
+    uint64_t lookups;
+    uint64_t found;
+    uint64_t failed;  /* no answer, or that of a store that cannot */
+    uint64_t late;    /* no answer in time */
+    uint64_t skipped; /* not even asked */
+    uint64_t stored;  /* handshaker: sent; fetcher: the store has it */
+    uint64_t dropped; /* not stored: no room, no connection, or refused */
+};
+
+/* Totals since the role's start. A keeper fills signatures..refusals, a handshaker the rest, the
+ * fetcher workers (the handshakers that it serves) and store. */
 struct control_pong {
     uint32_t number; /* of the PING */
     uint64_t signatures;
@@ -88,6 +111,7 @@ struct control_pong {
     uint32_t in_flight;        /* handshakes in progress now */
     uint32_t waiting;          /* finished, accepted by the agent, not yet taken by a worker */
     uint64_t channels_refused; /* closed because the worker broke the protocol */
+    struct control_store_use store;
 };
 
 struct control_context_counters {
@@ -121,10 +145,29 @@ struct control_dismiss {
     uint32_t uid;
 };
 
+struct control_fetcher_channel {
+    uint32_t wait_ms; /* for an answer */
+};
+
+/* What the fetcher must know about the store besides how to reach it, which it need not. */
+struct control_store {
+    uint8_t tls;
+    uint8_t has_password;        /* 0: the first fd is of no meaning; the second without TLS */
+    uint32_t database;           /* number */
+    char user[SERVICE_NAME_MAX]; /* "": the default one */
+    char name[SERVICE_HOST_MAX]; /* host name or address that its certificate must have */
+};
+
+struct control_no_connection {
+    uint16_t reason; /* errno */
+};
+
 extern const struct channel_rule control_keeper_rules[]; /* what a keeper takes */
 extern const size_t control_keeper_rule_count;
 extern const struct channel_rule control_handshaker_rules[]; /* what a handshaker takes */
 extern const size_t control_handshaker_rule_count;
+extern const struct channel_rule control_fetcher_rules[];
+extern const size_t control_fetcher_rule_count;
 extern const struct channel_rule control_supervisor_rules[]; /* ... the supervisor from them */
 extern const size_t control_supervisor_rule_count;
 
@@ -282,6 +325,13 @@ size_t control_put_worker(const struct control_worker *m, void *buffer, size_t s
 bool control_get_worker(struct control_worker *m, const void *body, size_t size);
 size_t control_put_dismiss(const struct control_dismiss *m, void *buffer, size_t size);
 bool control_get_dismiss(struct control_dismiss *m, const void *body, size_t size);
+size_t control_put_fetcher_channel(const struct control_fetcher_channel *m, void *buffer,
+                                   size_t size);
+bool control_get_fetcher_channel(struct control_fetcher_channel *m, const void *body, size_t size);
+size_t control_put_store(const struct control_store *m, void *buffer, size_t size);
+bool control_get_store(struct control_store *m, const void *body, size_t size);
+size_t control_put_no_connection(const struct control_no_connection *m, void *buffer, size_t size);
+bool control_get_no_connection(struct control_no_connection *m, const void *body, size_t size);
 size_t load_put_begin(const struct load_begin *m, void *buffer, size_t size);
 bool load_get_begin(struct load_begin *m, const void *body, size_t size);
 size_t load_put_tickets(const struct load_tickets *m, void *buffer, size_t size);

@@ -160,6 +160,16 @@ static const struct policy_call handshaker_calls[] = {
     {SCMP_SYS(getpeername), {{0}}},
 };
 
+/* The fetcher talks on connections that the supervisor opens for it: it makes no socket either. */
+static const struct policy_call fetcher_calls[] = {
+    {SCMP_SYS(recvfrom), {POLICY_IS(3, MSG_DONTWAIT), POLICY_NULL(4)}},
+    {SCMP_SYS(sendto), {POLICY_IS(3, MSG_DONTWAIT | MSG_NOSIGNAL), POLICY_NULL(4)}},
+    {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_ERROR)}},
+    {SCMP_SYS(epoll_wait), {{0}}},
+    {SCMP_SYS(epoll_pwait), {{0}}},
+    {SCMP_SYS(epoll_ctl), {{0}}},
+};
+
 /* The relay. The connection's own descriptor is non-blocking, so the data stream of libtlsagent
  * passes no flag. FIONREAD: how many bytes wait in the socket pair; SO_LINGER, as all have it: to
  * end a plain TCP connection with a reset. Record states are in memory that is not reserved
@@ -295,6 +305,17 @@ static const struct policy_row rows[] = {
                             .locked = POLICY_KEEP,
                             .filter = POLICY_ALLOW_LIST,
                             LISTS_3(common_calls, stream_calls, handshaker_calls)},
+    /* One channel to each handshaker. */
+    [SANDBOX_FETCHER] = {.name = "fetcher",
+                         .drops_root = true,
+                         .isolated = true,
+                         .landlock = SEALED,
+                         .no_new_code = true,
+                         .files = 32768,
+                         .memory = 1 * GIB,
+                         .locked = POLICY_KEEP,
+                         .filter = POLICY_ALLOW_LIST,
+                         LISTS_2(common_calls, fetcher_calls)},
     /* On the worker's side: never started by root's supervisor, so it keeps its worker's uid. */
     [SANDBOX_RELAY] = {.name = "relay",
                        .isolated = true,

@@ -21,6 +21,7 @@ enum sandbox_role {
     SANDBOX_KEEPER,
     SANDBOX_HANDSHAKER,
     SANDBOX_RELAY,
+    SANDBOX_FETCHER,
 };
 
 /* Layers that are used where the kernel offers them; the configuration may require them. The bits

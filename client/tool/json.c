@@ -37,6 +37,16 @@ print_text_member(const char *key, const char *text)
 }
 
 static void
+print_store_use(const struct control_store_use *use)
+{
+    printf(", \"store\": {\"usable\": %s, \"changes\": %" PRIu32 ", \"lookups\": %" PRIu64
+           ", \"found\": %" PRIu64 ", \"failed\": %" PRIu64 ", \"late\": %" PRIu64
+           ", \"skipped\": %" PRIu64 ", \"stored\": %" PRIu64 ", \"dropped\": %" PRIu64 "}",
+           use->usable != 0 ? "true" : "false", use->changes, use->lookups, use->found, use->failed,
+           use->late, use->skipped, use->stored, use->dropped);
+}
+
+static void
 print_process(const struct admin_process *process)
 {
     const struct control_pong *pong = &process->pong;
@@ -44,7 +54,7 @@ print_process(const struct admin_process *process)
     printf("    {");
     print_text_member("role", tool_role_name(process->role));
     printf(", \"group\": %u, \"cell\": ", process->group);
-    if (process->role == CONTROL_SUPERVISOR)
+    if (process->role == CONTROL_SUPERVISOR || process->role == CONTROL_FETCHER)
         printf("null");
     else
         printf("%u", process->cell);
@@ -54,8 +64,11 @@ print_process(const struct admin_process *process)
            ", \"channels_refused\": %" PRIu64,
            pong->workers, pong->in_flight, pong->waiting, pong->channels_refused);
     printf(", \"signatures\": %" PRIu64 ", \"ticket_keys\": %" PRIu64
-           ", \"tickets_opened\": %" PRIu64 ", \"requests_refused\": %" PRIu64 "}",
+           ", \"tickets_opened\": %" PRIu64 ", \"requests_refused\": %" PRIu64,
            pong->signatures, pong->ticket_keys, pong->tickets_opened, pong->refusals);
+    if (process->role == CONTROL_HANDSHAKER || process->role == CONTROL_FETCHER)
+        print_store_use(&pong->store);
+    printf("}");
 }
 
 static void

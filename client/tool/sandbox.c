@@ -47,9 +47,14 @@ role_of(const struct admin_process *process, enum sandbox_role *role)
     case CONTROL_KEEPER:
         *role = SANDBOX_KEEPER;
         return true;
+    case CONTROL_FETCHER:
+        *role = SANDBOX_FETCHER;
+        return true;
     case CONTROL_HANDSHAKER:
         *role = SANDBOX_HANDSHAKER;
         return true;
+    case CONTROL_ROLES:
+        break;
     }
     return false;
 }

@@ -26,10 +26,9 @@ const char *
 tool_role_name(unsigned role)
 {
     static const char *const names[] = {
-        [CONTROL_SUPERVISOR] = "supervisor",
-        [CONTROL_LOADER] = "loader",
-        [CONTROL_KEEPER] = "keeper",
-        [CONTROL_HANDSHAKER] = "handshaker",
+        [CONTROL_SUPERVISOR] = "supervisor", [CONTROL_LOADER] = "loader",
+        [CONTROL_KEEPER] = "keeper",         [CONTROL_HANDSHAKER] = "handshaker",
+        [CONTROL_FETCHER] = "fetcher",
     };
 
     return role < sizeof(names) / sizeof(names[0]) ? names[role] : "unknown";
@@ -60,7 +59,7 @@ tool_not_resumed_name(unsigned why)
         [CONTROL_TICKET_EXPIRED] = "ticket_expired",     [CONTROL_TICKET_FUTURE] = "ticket_future",
         [CONTROL_TICKET_TOO_MANY] = "ticket_too_many",   [CONTROL_TICKET_PEER] = "peer_expired",
         [CONTROL_SESSION_UNKNOWN] = "session_unknown",   [CONTROL_SESSION_BAD] = "session_bad",
-        [CONTROL_SESSION_TOO_LONG] = "session_too_long",
+        [CONTROL_SESSION_TOO_LONG] = "session_too_long", [CONTROL_SESSION_STORE] = "session_store",
     };
 
     return why < CONTROL_NOT_RESUMED ? names[why] : "unknown";
@@ -250,12 +249,28 @@ format_age(uint64_t seconds, char *text, size_t size)
 }
 
 static void
+print_handshaker(const struct control_pong *pong)
+{
+    const struct control_store_use *store = &pong->store;
+
+    printf("   %" PRIu32 " workers, %" PRIu32 " in flight, %" PRIu32 " waiting, %" PRIu64
+           " channels refused",
+           pong->workers, pong->in_flight, pong->waiting, pong->channels_refused);
+    if (store->lookups + store->skipped > 0)
+        printf(", store: %" PRIu64 " asked, %" PRIu64 " found, %" PRIu64 " unanswered, %" PRIu64
+               " not asked%s",
+               store->lookups, store->found, store->failed + store->late, store->skipped,
+               store->usable != 0 ? "" : " (held)");
+    printf("\n");
+}
+
+static void
 print_process(const struct admin_process *process)
 {
     const struct control_pong *pong = &process->pong;
     char cell[16] = "-", pid[16] = "down", age[32] = "-";
 
-    if (process->role != CONTROL_SUPERVISOR)
+    if (process->role != CONTROL_SUPERVISOR && process->role != CONTROL_FETCHER)
         snprintf(cell, sizeof(cell), "%u.%u", process->group, process->cell);
     if (process->pid != 0) {
         snprintf(pid, sizeof(pid), "%" PRIu32, process->pid);
@@ -268,9 +283,12 @@ print_process(const struct admin_process *process)
                " tickets opened, %" PRIu64 " requests refused\n",
                pong->signatures, pong->ticket_keys, pong->tickets_opened, pong->refusals);
     else if (process->role == CONTROL_HANDSHAKER)
-        printf("   %" PRIu32 " workers, %" PRIu32 " in flight, %" PRIu32 " waiting, %" PRIu64
-               " channels refused\n",
-               pong->workers, pong->in_flight, pong->waiting, pong->channels_refused);
+        print_handshaker(pong);
+    else if (process->role == CONTROL_FETCHER)
+        printf("   store %s, %" PRIu64 " lookups, %" PRIu64 " found, %" PRIu64 " stored, %" PRIu64
+               " dropped\n",
+               pong->store.usable != 0 ? "connected" : "away", pong->store.lookups,
+               pong->store.found, pong->store.stored, pong->store.dropped);
     else
         printf("   %" PRIu32 " workers\n", pong->workers);
 }
