@@ -801,7 +801,6 @@ read_store(struct reader *reader, cfg_t *fleet)
         return 0;
     if (!config_value_is_host(value->text))
         return FAIL(reader, value, "store_name", "\"%s\" is not a host name", value->text);
-    free(store->name);
     return copy_text(reader, value, "store_name", &store->name);
 }
 

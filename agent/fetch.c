@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stddef.h>
@@ -178,10 +180,13 @@ static int
 open_connection(const struct config_store *store)
 {
     int fd = socket(store->address.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    int reason;
+    int reason, on = 1;
 
     if (fd == -1)
         return -1;
+    /* Commands are small and must not wait for each other's acknowledgement. */
+    if (store->address.ss_family != AF_UNIX)
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     if (connect(fd, (const struct sockaddr *)&store->address, store->address_size) == 0 ||
         errno == EINPROGRESS)
         return fd;
