@@ -11,6 +11,7 @@
 
 #define DEFAULT_PORT "6379"
 #define DATABASE_MAX 65535
+#define PORT_MAX     65535
 
 /* What is written, cut into its parts. */
 struct parts {
@@ -72,6 +73,10 @@ resolve(const struct parts *parts, struct config_store *store)
                              .ai_socktype = SOCK_STREAM};
     struct addrinfo *found;
 
+    unsigned long port = strtoul(parts->port, NULL, 10);
+
+    if (strspn(parts->port, "0123456789") != strlen(parts->port) || port == 0 || port > PORT_MAX)
+        return false;
     if (getaddrinfo(parts->host, parts->port, &hints, &found) != 0)
         return false;
     memcpy(&store->address, found->ai_addr, found->ai_addrlen);

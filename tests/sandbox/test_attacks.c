@@ -423,12 +423,12 @@ become_dumpable(void)
 #define DENIED (-2) /* by some errno */
 #define MAY    (-3) /* not denied: the role needs it, or this layer does not see it */
 
-enum { SUPERVISOR, LOADER, KEEPER, HANDSHAKER, RELAY, ROLES };
+enum { SUPERVISOR, LOADER, KEEPER, HANDSHAKER, RELAY, FETCHER, ROLES };
 
-static const char *const role_names[ROLES] = {"supervisor", "loader", "keeper", "handshaker",
-                                              "relay"};
+static const char *const role_names[ROLES] = {"supervisor", "loader", "keeper",
+                                              "handshaker", "relay",  "fetcher"};
 static const enum sandbox_role roles[ROLES] = {SANDBOX_SUPERVISOR, SANDBOX_LOADER, SANDBOX_KEEPER,
-                                               SANDBOX_HANDSHAKER, SANDBOX_RELAY};
+                                               SANDBOX_HANDSHAKER, SANDBOX_RELAY,  SANDBOX_FETCHER};
 
 /* All layers: the supervisor's, the others'. Without seccomp: the same. control_root: the attack
  * needs root to succeed without a sandbox; else it is made as the roles' own user. */

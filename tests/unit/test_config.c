@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -188,6 +189,42 @@ static const struct {
     {"\ncontext \"www\"\n{\n}\n",
      "~/conf:3: context: \"www\" has no identity; add identities = \"DIRECTORY\" or a block "
      "identity \"NAME\" { certificate = ... key = ... }"},
+    {"fleet { secret_file = a.key store = \"redis://:word@10.0.0.1\"  }\n" CONTEXT(""),
+     "~/conf:1: store: a password in this file can be read by others; put it into a file of its "
+     "own: store_password_file = \"FILE\""},
+    {"fleet { secret_file = a.key store = \"redis://store.example:6379\"  }\n" CONTEXT(""),
+     "~/conf:1: store: \"store.example\" is not a numeric address with a port; names are not "
+     "looked up, because no process here talks to name servers"},
+    {"fleet { secret_file = a.key store = \"redis://10.0.0.1:99999\"  }\n" CONTEXT(""),
+     "~/conf:1: store: \"10.0.0.1\" is not a numeric address with a port; names are not looked up, "
+     "because no process here talks to name servers"},
+    {"fleet { secret_file = a.key store = \"redis://10.0.0.1/x\"  }\n" CONTEXT(""),
+     "~/conf:1: store: \"x\" is not a number of a database"},
+    {"fleet { secret_file = a.key store = \"http://10.0.0.1\"  }\n" CONTEXT(""),
+     "~/conf:1: store: \"http://10.0.0.1\" is not an address; write redis://ADDRESS:PORT, "
+     "rediss://ADDRESS:PORT or unix:PATH"},
+    {"fleet { secret_file = a.key store = \"redis://[::1\"  }\n" CONTEXT(""),
+     "~/conf:1: store: \"redis://[::1\" is not an address; write redis://ADDRESS:PORT, "
+     "rediss://ADDRESS:PORT or unix:PATH"},
+    {"fleet { secret_file = a.key store = \"unix:redis.sock\"  }\n" CONTEXT(""),
+     "~/conf:1: store: \"redis.sock\" is not a path that begins with \"/\" and has at most 107 "
+     "bytes"},
+    {"fleet { secret_file = a.key store = \"unix:/redis.sock?x\"  }\n" CONTEXT(""),
+     "~/conf:1: store: \"?x\" is not \"?db=NUMBER\""},
+    {"fleet { secret_file = a.key store = \"rediss://10.0.0.1\"  }\n" CONTEXT(""),
+     "~/conf:1: store: TLS needs to know whom to trust; add store_ca_file = \"FILE\""},
+    {"fleet { secret_file = a.key store = \"redis://10.0.0.1\" store_ca_file = a.pem }\n" CONTEXT(
+         ""),
+     "~/conf:1: store_ca_file: is of no use without TLS; write store = \"rediss://...\""},
+    {"fleet { secret_file = a.key store = \"redis://me@10.0.0.1\"  }\n" CONTEXT(""),
+     "~/conf:1: store: the user \"me\" needs a password; add store_password_file = \"FILE\""},
+    {"fleet { secret_file = a.key store = \"redis://10.0.0.1\" store_wait = 3000 }\n" CONTEXT(""),
+     "~/conf:1: store_wait: \"3000\" is not a number from 5 to 1000"},
+    {"fleet { store = \"redis://10.0.0.1\" }\n" CONTEXT(""),
+     "~/conf:1: store: only hosts that share a secret can use each other's sessions; add "
+     "secret_file = \"FILE\""},
+    {"fleet { secret_file = a.key store_wait = 5 }\n" CONTEXT(""),
+     "~/conf:1: store_wait: is of no use without a store; add one"},
     {CONTEXT("deadline = 0"), "~/conf:2: deadline: \"0\" is not a number from 1 to 300"},
     {CONTEXT("deadline = 10s"), "~/conf:2: deadline: \"10s\" is not a number from 1 to 300"},
     {CONTEXT("tickets = 9"), "~/conf:2: tickets: \"9\" is not a number from 0 to 8"},
@@ -413,6 +450,35 @@ START_TEST(defaults_are_the_secure_ones)
     ck_assert_uint_eq(context->identity_count, 1);
     ck_assert(context->identities[0].is_default);
     ck_assert_uint_eq(context->identities[0].line, 3);
+    config_free(config);
+}
+END_TEST
+
+START_TEST(the_store_of_a_fleet)
+{
+    struct config *config = read_good(
+        "fleet { secret_file = a.key store = \"rediss://me@[::1]/12\" store_ca_file = a.pem\n"
+        "store_password_file = a.key store_name = store.example store_wait = 70 }\n" CONTEXT(""));
+    const struct config_store *store = config->fleet_store;
+    const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&store->address;
+    const struct sockaddr_un *local;
+
+    ck_assert(store->tls && store->database == 12 && store->wait_ms == 70);
+    ck_assert_str_eq(store->user, "me");
+    ck_assert_str_eq(store->name, "store.example");
+    ck_assert(v6->sin6_family == AF_INET6 && v6->sin6_port == htons(6379));
+    config_free(config);
+    config =
+        read_good("fleet { secret_file = a.key store = \"redis://10.1.2.3:99\" }\n" CONTEXT(""));
+    store = config->fleet_store;
+    ck_assert(!store->tls && store->database == 0 && store->user == NULL && store->wait_ms == 50);
+    ck_assert_uint_eq(((const struct sockaddr_in *)&store->address)->sin_port, htons(99));
+    ck_assert_str_eq(store->name, "10.1.2.3");
+    config_free(config);
+    config = read_good("fleet { secret_file = a.key store = \"unix:/r.sock?db=3\" }\n" CONTEXT(""));
+    local = (const struct sockaddr_un *)&config->fleet_store->address;
+    ck_assert(local->sun_family == AF_UNIX && config->fleet_store->database == 3);
+    ck_assert_str_eq(local->sun_path, "/r.sock");
     config_free(config);
 }
 END_TEST
@@ -801,6 +867,7 @@ main(void)
     tcase_add_test(tcase, a_missing_file_is_named);
     tcase_add_test(tcase, as_root_users_must_be_named);
     tcase_add_test(tcase, defaults_are_the_secure_ones);
+    tcase_add_test(tcase, the_store_of_a_fleet);
     tcase_add_test(tcase, every_option_arrives);
     tcase_add_loop_test(tcase, versions_are_written_as_in_the_seed, 0,
                         (int)(sizeof(versions) / sizeof(versions[0])));

@@ -41,7 +41,8 @@ static const struct control_pong pong = {.number = 0x01020304,
                                          .workers = 5,
                                          .in_flight = 6,
                                          .waiting = 7,
-                                         .channels_refused = 8};
+                                         .channels_refused = 8,
+                                         .store = {1, 9, 10, 11, 12, 13, 14, 15, UINT64_MAX}};
 
 static bool
 same_pong(const struct control_pong *a, const struct control_pong *b)
@@ -49,7 +50,12 @@ same_pong(const struct control_pong *a, const struct control_pong *b)
     return a->number == b->number && a->signatures == b->signatures &&
            a->ticket_keys == b->ticket_keys && a->tickets_opened == b->tickets_opened &&
            a->refusals == b->refusals && a->workers == b->workers && a->in_flight == b->in_flight &&
-           a->waiting == b->waiting && a->channels_refused == b->channels_refused;
+           a->waiting == b->waiting && a->channels_refused == b->channels_refused &&
+           a->store.usable == b->store.usable && a->store.changes == b->store.changes &&
+           a->store.lookups == b->store.lookups && a->store.found == b->store.found &&
+           a->store.failed == b->store.failed && a->store.late == b->store.late &&
+           a->store.skipped == b->store.skipped && a->store.stored == b->store.stored &&
+           a->store.dropped == b->store.dropped;
 }
 
 static struct control_context_counters
@@ -79,6 +85,9 @@ START_TEST(role_messages_round_trip)
     const struct control_generation generation = {9};
     const struct control_listener listener = {65535};
     const struct control_dismiss dismiss = {1000};
+    const struct control_fetcher_channel channel = {50};
+    const struct control_store store = {1, 1, 65535, "fleet", "store.example"};
+    const struct control_no_connection none = {111};
     const struct control_context_counters counters = some_counters();
 
     CHECK_MESSAGE(control_put_hello, control_get_hello, struct control_hello, hello,
@@ -97,6 +106,13 @@ START_TEST(role_messages_round_trip)
                   out->context == 65535);
     CHECK_MESSAGE(control_put_dismiss, control_get_dismiss, struct control_dismiss, dismiss,
                   out->uid == 1000);
+    CHECK_MESSAGE(control_put_fetcher_channel, control_get_fetcher_channel,
+                  struct control_fetcher_channel, channel, out->wait_ms == 50);
+    CHECK_MESSAGE(control_put_store, control_get_store, struct control_store, store,
+                  out->tls == 1 && out->has_password == 1 && out->database == 65535 &&
+                      strcmp(out->user, "fleet") == 0 && strcmp(out->name, "store.example") == 0);
+    CHECK_MESSAGE(control_put_no_connection, control_get_no_connection,
+                  struct control_no_connection, none, out->reason == 111);
 }
 END_TEST
 

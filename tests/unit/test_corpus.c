@@ -7,6 +7,7 @@
 #include "tests/fuzz/fuzz_credential.c"
 #include "tests/fuzz/fuzz_generation.c"
 #include "tests/fuzz/fuzz_keyops.c"
+#include "tests/fuzz/fuzz_store.c"
 #include "tests/fuzz/fuzz_worker.c"
 
 static const struct {
@@ -14,7 +15,8 @@ static const struct {
     void (*run)(const uint8_t *data, size_t size);
 } targets[] = {
     {"config", fuzz_config},         {"control", fuzz_control}, {"credential", fuzz_credential},
-    {"generation", fuzz_generation}, {"keyops", fuzz_keyops},   {"worker", fuzz_worker},
+    {"generation", fuzz_generation}, {"keyops", fuzz_keyops},   {"store", fuzz_store},
+    {"worker", fuzz_worker},
 };
 
 #include "tests/fuzz/replay.h"

@@ -33,8 +33,9 @@
 #define SOME_GID 12346
 
 static const enum sandbox_role small_roles[] = {SANDBOX_LOADER, SANDBOX_KEEPER, SANDBOX_HANDSHAKER,
-                                                SANDBOX_RELAY};
-static const char *const role_names[] = {"supervisor", "loader", "keeper", "handshaker", "relay"};
+                                                SANDBOX_RELAY, SANDBOX_FETCHER};
+static const char *const role_names[] = {"supervisor", "loader", "keeper",
+                                         "handshaker", "relay",  "fetcher"};
 
 #define SMALL_ROLES (sizeof(small_roles) / sizeof(small_roles[0]))
 
@@ -222,7 +223,8 @@ do_setuid(void)
 }
 
 #define ALL                                                                                        \
-    (1U << SANDBOX_LOADER | 1U << SANDBOX_KEEPER | 1U << SANDBOX_HANDSHAKER | 1U << SANDBOX_RELAY)
+    (1U << SANDBOX_LOADER | 1U << SANDBOX_KEEPER | 1U << SANDBOX_HANDSHAKER |                      \
+     1U << SANDBOX_RELAY | 1U << SANDBOX_FETCHER)
 #define BUT_LOADER (ALL & ~(1U << SANDBOX_LOADER))
 #define EVERY      (ALL | 1U << SANDBOX_SUPERVISOR)
 
@@ -258,7 +260,7 @@ START_TEST(forbidden_calls_kill)
     int status = run_child(-1, forbidden[_i].call);
 
     ck_assert_msg(WIFEXITED(status), "%s kills without a sandbox, too", forbidden[_i].name);
-    for (unsigned role = SANDBOX_SUPERVISOR; role <= SANDBOX_RELAY; role++) {
+    for (unsigned role = SANDBOX_SUPERVISOR; role <= SANDBOX_FETCHER; role++) {
         if ((forbidden[_i].roles & 1U << role) == 0)
             continue;
         status = run_child((int)role, forbidden[_i].call);
