@@ -572,7 +572,7 @@ proxyticket_session_name(const SSL *ssl, const uint8_t *id, size_t id_size,
     EVP_MD_CTX *digest = binding != NULL ? EVP_MD_CTX_new() : NULL;
     bool done = digest != NULL && EVP_DigestInit_ex(digest, EVP_sha256(), NULL) == 1 &&
                 EVP_DigestUpdate(digest, label, sizeof(label)) == 1 &&
-                EVP_DigestUpdate(digest, binding->scope, sizeof(binding->scope)) == 1 &&
+                EVP_DigestUpdate(digest, binding->wish.scope, sizeof(binding->wish.scope)) == 1 &&
                 EVP_DigestUpdate(digest, id, id_size) == 1 &&
                 EVP_DigestFinal_ex(digest, name, NULL) == 1;
 
