@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "agent/hang_up.h"
 #include "agent/log.h"
 #include "agent/roles.h"
 #include "agent/spawn.h"
@@ -30,7 +31,7 @@ fail(struct fetch *fetch, const char *why)
 
     if (fetch->watch.fd != -1) {
         loop_watch_set(fetch->loop, &fetch->watch, 0);
-        close(fetch->watch.fd);
+        hang_up(fetch->watch.fd);
         fetch->watch.fd = -1;
     }
     if (fetch->pid > 0)
@@ -326,8 +327,9 @@ control_ready(struct loop_watch *watch, uint32_t events)
         struct channel_message message;
         struct error error = {""};
 
-        switch (channel_receive(watch->fd, control_supervisor_rules, control_supervisor_rule_count,
-                                fetch->cells->buffer, CHANNEL_BUFFER_SIZE, &message, &error)) {
+        switch (channel_receive_bare(watch->fd, control_supervisor_rules,
+                                     control_supervisor_rule_count, fetch->cells->buffer,
+                                     CHANNEL_BUFFER_SIZE, &message, &error)) {
         case CHANNEL_OK:
             if (!dispatch(fetch, &message))
                 return;
