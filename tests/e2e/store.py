@@ -18,12 +18,11 @@ CLIENTS = int(os.environ.get("CLIENTS", "200"))
 SECRET = "the secret of a fleet, which must be long\n"
 
 
-def fleet(scene, store, *more, secret=SECRET, wait=None):
+def fleet(scene, store, *more, secret=SECRET, wait=1000):
     (scene.directory / "secret").write_text(secret)
     text = f'fleet {{\n    secret_file = "{scene.directory}/secret"\n    store = "{store}"\n'
     text += "".join(f"    {line}\n" for line in more)
-    if wait:
-        text += f"    store_wait = {wait}\n"
+    text += f"    store_wait = {wait}\n"  # the default of 50 is for machines with time
     return text + "}\n"
 
 
@@ -222,7 +221,7 @@ def test_slow_store_costs_no_other():
         return b"$-1\r\n" if words[0] == b"GET" else b"+OK\r\n"
     playing = Playing(answer)
     with Scene() as scene, Scene() as alone:
-        agent, port = host(scene, f"redis://127.0.0.1:{playing.port}", wait=1000, cells=1)
+        agent, port = host(scene, f"redis://127.0.0.1:{playing.port}", cells=1)
         ctx, sessions = make_sessions(host(alone, f"redis://127.0.0.1:{playing.port}", cells=1)[1], "id", 8)
         ends = []
 
@@ -271,7 +270,7 @@ def test_garbage():
         return current["say"](words) if words[0] == b"GET" else b"+OK\r\n"
     playing = Playing(answer)
     with Scene() as scene, Scene() as alone:
-        agent, port = host(scene, f"redis://127.0.0.1:{playing.port}", cells=1)
+        agent, port = host(scene, f"redis://127.0.0.1:{playing.port}", cells=1, wait=200)
         _, other_port = host(alone, f"redis://127.0.0.1:{playing.port}", cells=1)
         ctx, sessions = make_sessions(other_port, "id", 3)
 
