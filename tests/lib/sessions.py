@@ -20,8 +20,9 @@ def settings(kind, certificate=None):
 
 
 def connect(port, ctx, session=None, name="localhost"):
-    """One connection; returns (its session, whether it was resumed, the facts page)."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
+    """One connection to a port of ours, or to (address, port); returns (its session, whether it was resumed, the facts
+    page)."""
+    with socket.create_connection(port if isinstance(port, tuple) else ("127.0.0.1", port), timeout=20) as raw:
         with ctx.wrap_socket(raw, server_hostname=name, session=session) as connection:
             page = facts_of(fetch(connection))
             return connection.session, connection.session_reused, page
