@@ -10,7 +10,7 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import BUILD, Scene, answers, ca, check, context, free_port, identity, main, run, wait_until  # noqa: E402
+from e2e import BUILD, ROOT, SANITIZED, Scene, answers, ca, check, context, free_port, identity, main, run, wait_until  # noqa: E402
 from redis import Playing, Redis  # noqa: E402
 from sessions import at_least, connect, make_sessions, not_resumed, resume, settings  # noqa: E402
 
@@ -340,6 +340,21 @@ def scan(redis, needle):
     return places
 
 
+def memory_of_fetcher(place, pid, secrets):
+    """Sessions have passed through it, sealed: none of their secrets is in its memory."""
+    if not ROOT or SANITIZED:
+        print("SKIP memory_of_fetcher: only root reads another process's memory, and no sanitizer may be in it")
+        return
+    file = place.directory / "needles"
+    file.write_text("".join(f"secret{i} {secret.hex()}\n" for i, secret in enumerate(secrets)))
+    words = [BUILD / "tests/peers/scan", "find", file, pid]
+    said = run(words, check_status=False).stdout
+    print(said)
+    check(f"scanned {pid} " in said and "hit " not in said, "in the fetcher's memory")
+    run([BUILD / "tests/peers/scan", "plant", secrets[3].hex(), pid])
+    check(f"hit {pid} secret3" in run(words, check_status=False).stdout, "what was planted was not found")
+
+
 def test_nothing_readable_is_in_the_store():
     with Scene() as place:
         redis = Redis(place, "--rdbcompression", "no")
@@ -357,6 +372,7 @@ def test_nothing_readable_is_in_the_store():
             for needle in needles:
                 check(scan(redis, needle) == [], "in the store:", needle)
             print(f"{len(needles)} needles, none in 20 entries")
+            memory_of_fetcher(place, fetcher(agent)["pid"], secrets)
             # The scan finds what is there.
             redis.ask("SET", "planted", b"before" + secrets[7] + b"behind")
             check(scan(redis, secrets[7]) == [b"planted", "dump.rdb"], "the planted needle was not found")
