@@ -153,6 +153,13 @@ $(BUILD)/tests/peers/worker-stream: $(BUILD)/tests/peers/worker.o
 $(STREAMED): $(BUILD)/tests/lib/as_stream.o $(BUILD)/libclient.a
 	$(Q)$(LINK) $(patsubst %,-Wl$(,)--wrap=tlsagent_%,handshake set_forms read write flush shutdown close) \
 	    $(filter %.o,$^) $(filter %.a,$^) -o $@ $(CLIENT_LIBS)
+# The agent without one of its pieces, to measure what the piece costs.
+PIECES := $(BUILD)/tests/bench/tlsagentd-no-keeper $(BUILD)/tests/bench/tlsagentd-no-transfer
+$(BUILD)/tests/bench/tlsagentd-no-keeper: $(BUILD)/tests/bench/parts/no_keeper.o $(BUILD)/agent/main.o $(AGENT) $(SANDBOX) $(PROTOCOL)
+	$(Q)$(LINK) -Wl,--wrap=keycall_open,--wrap=keycall_serve,--wrap=keycall_sign_tls13,--wrap=selftest_run $^ -o $@ $(AGENT_LIBS)
+$(BUILD)/tests/bench/parts/no_keeper.o: CPPFLAGS += -DBENCH_KEY='"$(abspath $(BUILD))/tests/bench/key.pem"'
+$(BUILD)/tests/bench/tlsagentd-no-transfer: $(BUILD)/tests/bench/parts/no_transfer.o $(BUILD)/agent/main.o $(AGENT) $(SANDBOX) $(PROTOCOL)
+	$(Q)$(LINK) -Wl,--wrap=workers_deliver $^ -o $@ $(AGENT_LIBS)
 $(BENCH): $(BUILD)/tests/bench/%: $(BUILD)/tests/bench/%.o
 	$(Q)$(LINK) $^ -o $@ -lssl -lcrypto
 $(BUILD)/tests/vm/forms: $(FORMS) $(BUILD)/libtested.a
@@ -198,9 +205,7 @@ check-all:
 # The peers come from Debian. Nothing else should run meanwhile; results are in tests/bench/results.
 bench bench-quick:
 	@contrib/debian/install-deps bench
-	@$(MAKE) --no-print-directory all $(BENCH)
-	@CPPFLAGS=-DSANITIZED $(MAKE) --no-print-directory BUILD=$(BUILD)/unconfined \
-	    $(BUILD)/unconfined/tlsagentd $(BUILD)/unconfined/tlsagent
+	@$(MAKE) --no-print-directory all $(BENCH) $(PIECES) $(OPEN)
 	@BUILD=$(BUILD) tests/bench/bench.py $(if $(filter bench-quick,$@),--quick --results $(BUILD)/bench) $(BENCH_OPTIONS)
 .PHONY: bench bench-quick
 

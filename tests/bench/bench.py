@@ -24,7 +24,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import plots  # noqa: E402
-from sides import (GROUP, LARGE, LOAD_CPUS, OURS, PEERS, SERVER_CPUS, SMALL, UNCONFINED, Load, Scene,
+from sides import (GROUP, LARGE, LOAD_CPUS, OURS, PEERS, PIECES, SERVER_CPUS, SMALL, Load, Scene,
                    on_cpus, start, suite)  # noqa: E402
 
 EVERYBODY = (*OURS, "in-process", *PEERS)
@@ -95,7 +95,8 @@ def ratios(batches, ours, others, value="cost"):
 
 def report(batches, value="cost"):
     """What is kept of a measure."""
-    result = {"ratios": {ours: ratios(batches, ours, ("in-process", *PEERS), value) for ours in (*OURS, "tlsagent-stream") if ours in batches},
+    result = {"ratios": {ours: ratios(batches, ours, ("in-process", *PEERS), value) for ours in (*OURS, "tlsagent-stream", "tlsagent-kernel")
+                         if ours in batches},
               "noise": {name: noise([batch[value] for batch in list_]) for name, list_ in batches.items()},
               "negotiated": {name: {key: list_[-1][key] for key in ("version", "suite", "group")}
                              for name, list_ in batches.items()},
@@ -135,14 +136,14 @@ class Bench:
                                           for name, ratio in others.items()))
         return batches
 
-    # (a); (c), handshakes per second of one core, is its inverse: a rate taken on a shared core is the scheduler's
-    # fairness between processes, of which we have more
+    # (a), and from the same batches (c): their times, that is, the inverse of handshakes per second of one core
     def full(self):
         kinds = [("p256", 13), ("rsa", 13), ("p256", 12), ("rsa", 12)]
         for key, version in kinds[:2] if self.quick else kinds:
-            options = handshake_options(key, version)
-            self.measure(f"full handshake, TLS 1.{version - 10}, {KEY_NAMES[key]}", key, options,
-                         150 if key == "rsa" else 300)
+            title = f"full handshake, TLS 1.{version - 10}, {KEY_NAMES[key]}"
+            batches = self.measure(title, key, handshake_options(key, version), 150 if key == "rsa" else 300)
+            if key == "p256" and version == 13:
+                self.results[f"time of many: {title}, all server processes on one CPU"] = report(batches, "seconds")
 
     def defaults(self):
         """Each side with what it and OpenSSL's client choose by themselves."""
@@ -196,6 +197,19 @@ class Bench:
         self.measure("upload of 1 MB in 16 KB pieces, per GB", "p256", ["--mode", "upload", "--size", LARGE, *common],
                      60 if self.quick else 150, per)
 
+    def kernel(self):
+        """The kernel form, where this kernel has TLS; elsewhere the results say so."""
+        if not kernel_has_tls():
+            self.results["kernel form"] = {"offered": False}
+            say("kernel form: this kernel has no TLS")
+            return
+        per = lambda said: said["bytes"] / 1e9  # noqa: E731
+        common = ["--size", LARGE, "--version", 13, "--suite", suite(13, "p256"), "--group", GROUP, "--concurrency", 4]
+        for mode in ("download", "upload"):
+            self.measure(f"kernel form, {mode}, per GB", "p256",
+                         ["--mode", "request" if mode == "download" else mode, *common], 60 if self.quick else 150, per,
+                         names=("tlsagent-kernel", "in-process", "nginx"))
+
     def relayed(self):
         """The stream form against those that stand before a plain server too; the server's CPU is not counted."""
         per = lambda said: said["bytes"] / 1e9  # noqa: E731
@@ -213,7 +227,7 @@ class Bench:
 
     # (g)
     def memory(self):
-        count = 1000 if self.quick else 8000
+        count = 1000 if self.quick else 10000
         title = f"memory of {count} idle connections"
         say(f"{title} ...")
         result = {}
@@ -275,44 +289,62 @@ class Bench:
         self.results["kill -9"] = result
 
     def generator(self):
-        """The load program against openssl s_time: the same server must have the same work with both. TLS 1.2, where
-        tickets are within the handshake: s_time does not wait for those of TLS 1.3."""
-        say("the load program against openssl s_time ...")
+        """The load program against openssl s_time and h2load: the same server must have the same work with both."""
+        # TLS 1.2, where tickets are within the handshake: s_time does not wait for those of TLS 1.3
         name = suite(12, "p256")
+        self.compare_generators(
+            "openssl s_time, TLS 1.2 handshakes", ("--version", 12, "--suite", name, "--concurrency", 1), 300,
+            lambda port: ["openssl", "s_time", "-connect", f"127.0.0.1:{port}", "-new", "-time", "2", "-tls1_2", "-cipher", name],
+            lambda out: int(out.split(" connections in")[0].split()[-1]))
+        # its 16 handshakes are among 20,000 requests
+        self.compare_generators(
+            "h2load, small requests", ("--mode", "request", "--size", SMALL, "--concurrency", CONCURRENCY), 3000,
+            lambda port: ["h2load", "--h1", "-n", 20000, "-c", CONCURRENCY, f"https://127.0.0.1:{port}/bytes/{SMALL}"],
+            lambda out: int(out.split(" succeeded")[0].split()[-1]))
+
+    def compare_generators(self, title, options, count, command, done_of):
+        say(f"the load program against {title} ...")
         with Scene() as scene:
             side = start(scene, "in-process", "p256")
-            load = Load(side, "--version", 12, "--suite", name, "--concurrency", 1)
+            load = Load(side, *options)
             values = []
             for _ in range(self.rounds):
                 before = side.cpu()
-                said = load.batch(300)
+                said = load.batch(count)
+                if said["failed"]:
+                    raise AssertionError(f"{title}: {said['failure']}")
                 own = (sum(side.cpu().values()) - sum(before.values())) / said["done"]
                 before = side.cpu()
                 with on_cpus(LOAD_CPUS):
-                    out = subprocess.run(["openssl", "s_time", "-connect", f"127.0.0.1:{side.port}", "-new", "-time", "1",
-                                          "-tls1_2", "-cipher", name], capture_output=True, text=True)
-                done = int(out.stdout.split(" connections in")[0].split()[-1])
+                    out = subprocess.run([str(word) for word in command(side.port)], capture_output=True, text=True)
+                done = done_of(out.stdout)
+                if done == 0:
+                    raise AssertionError(f"{title}: {out.stdout[-300:]} {out.stderr[-300:]}")
                 values.append(own / ((sum(side.cpu().values()) - sum(before.values())) / done))
             load.stop()
         median, low, high = interval(values)
-        self.results["load program"] = {"server CPU per handshake, ratio to openssl s_time's":
-                                        {"median": median, "low": low, "high": high, "pairs": len(values)}}
+        self.results.setdefault("load program", {})[title] = {"median": median, "low": low, "high": high, "pairs": len(values)}
         say(f"   {median:.2f} ({low:.2f}-{high:.2f})")
 
     # (i)
     def pieces(self):
-        """What the sandbox costs (seccomp, the keeper's locked memory): the same agent built without them."""
-        if os.path.exists(UNCONFINED / "tlsagentd"):
-            title = "full handshake, TLS 1.3, P-256, to the same without a sandbox"
-            say(f"{title} ...")
+        """What each piece costs: the same agent without it. The sandbox (namespaces, landlock, seccomp); the keeper (the
+        key in the handshaker); the transfer (the agent that accepts closes what it would hand to a worker)."""
+        for without in PIECES:
+            ours = "tlsagent-listener" if without == "tlsagent-no-transfer" else "tlsagent"
+            say(f"full handshake, TLS 1.3, P-256: {ours} to {without} ...")
             with Scene() as scene:
-                loads = {name: Load(start(scene, name, "p256"), *handshake_options("p256", 13))
-                         for name in ("tlsagent", "tlsagent-unconfined")}
+                loads = {name: Load(start(scene, name, "p256"), *handshake_options("p256", 13)) for name in (ours, without)}
                 batches = rounds_of(loads, 300, self.rounds, lambda said: said["done"])
                 for load in loads.values():
                     load.stop()
-            self.results["sandbox"] = ratios(batches, "tlsagent", ["tlsagent-unconfined"])["tlsagent-unconfined"]
-            say(f"   {self.results['sandbox']}")
+            self.results.setdefault("pieces", {})[without] = ratios(batches, ours, [without])[without]
+            say(f"   {self.results['pieces'][without]}")
+
+
+def kernel_has_tls():
+    with open("/proc/sys/net/ipv4/tcp_available_ulp") as file:
+        return "tls" in file.read().split()
 
 
 KEY_NAMES = {"p256": "P-256", "rsa": "RSA-2048"}
@@ -338,7 +370,7 @@ def versions():
             "commit": first("git", "rev-parse", "--short", "HEAD")}
 
 
-MEASURES = ("generator", "full", "defaults", "resumed", "latency", "bulk", "relayed", "requests", "memory", "killed", "pieces")
+MEASURES = ("generator", "full", "defaults", "resumed", "latency", "bulk", "kernel", "relayed", "requests", "memory", "killed", "pieces")
 
 
 def main():

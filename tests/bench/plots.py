@@ -11,6 +11,7 @@ def ratio_tables(results):
     others = ["in-process", "nginx", "haproxy", "hitch", "stunnel"]
     lines = []
     for ours, how in (("tlsagent", "the worker accepts"), ("tlsagent-listener", "the agent accepts"),
+                      ("tlsagent-kernel", "the worker accepts, kernel form"),
                       ("tlsagent-stream", "`tlsagent serve --to`, the stream form")):
         rows = [f"| {title} | " + " | ".join(cell(result["ratios"][ours].get(other)) for other in others) + " |"
                 for title, result in results.items() if result.get("ratios", {}).get(ours)]
@@ -77,12 +78,17 @@ def table(data):
     if any(title.startswith("latency") for title in results):
         lines += ["Latency means something on an idle machine only: on a busy CPU, who has more processes is given more of it. The rows "
                   "of one CPU, where we seem faster than a server in one process, show that and nothing else.", ""]
-    program = results.get("load program")
-    if program:
-        lines += ["A server's CPU per TLS 1.2 handshake with our load program is "
-                  f"{cell(next(iter(program.values())))} of that with `openssl s_time`.", ""]
-    if "sandbox" in results:
-        lines += [f"Our CPU with the sandbox is {cell(results['sandbox'])} of that without it.", ""]
+    for other, ratio in results.get("load program", {}).items():
+        lines += [f"A server's CPU with our load program is {cell(ratio)} of that with {other}.", ""]
+    pieces = results.get("pieces")
+    if pieces:
+        names = {"tlsagent-no-sandbox": "the sandbox (namespaces, landlock, seccomp, limits)",
+                 "tlsagent-no-keeper": "the keeper (the key would be in the handshaker)",
+                 "tlsagent-no-transfer": "the transfer to a worker, and the worker (the agent accepts)"}
+        lines += ["What a piece costs: our CPU per full TLS 1.3 handshake, P-256, divided by that without it:", "",
+                  *[f"- {names[name]}: {cell(ratio)}" for name, ratio in pieces.items()], ""]
+    if results.get("kernel form", {}).get("offered") is False:
+        lines += ["The kernel form was not measured: this kernel has no TLS.", ""]
     for title, result in results.items():
         if title.startswith("FAILED"):
             lines += [f"**{title}**: {result['error']}", ""]

@@ -18,7 +18,10 @@ from serve_lib import relays, start_serve  # noqa: E402
 
 LOAD = BUILD / "tests/bench/load"
 SERVER = BUILD / "tests/bench/server"
-UNCONFINED = BUILD / "unconfined"
+# Ours without one of its pieces.
+PIECES = {"tlsagent-no-sandbox": BUILD / "tests/sandbox/tlsagentd-open",
+          "tlsagent-no-keeper": BUILD / "tests/bench/tlsagentd-no-keeper",
+          "tlsagent-no-transfer": BUILD / "tests/bench/tlsagentd-no-transfer"}
 SMALL, LARGE = 100, 1 << 20
 
 CPUS = sorted(os.sched_getaffinity(0))
@@ -131,7 +134,16 @@ def start_ours(scene, key, count, tickets, name="tlsagent", listen=False):
     settings = {"tickets": tickets}
     if listen:
         settings["listen"] = f'{{"127.0.0.1:{port}"}}'
-    agent = scene.agent(context("www", key, **settings), cells=count)
+    if name == "tlsagent-kernel":
+        settings["hand_back"] = '{"kernel"}'
+    if name == "tlsagent-no-keeper":
+        (BUILD / "tests/bench/key.pem").write_bytes(identity(key, key)[1].read_bytes())
+        (BUILD / "tests/bench/key.pem").chmod(0o644)  # a test's key
+    agent = scene.agent(context("www", key, **settings), cells=count, program=PIECES.get(name, BUILD / "tlsagentd"))
+    if name == "tlsagent-no-transfer":  # its worker waits for ever
+        server = started(scene, "https-server", [BUILD / "examples/https-server", "--context", "www", "--agent-listener", "www",
+                                                 "--workers", count, "--socket", agent.socket, "--user", e2e.WORKER_USER])
+        return Side(name, port, [agent.pid, server.pid])
     server = scene.server(agent, workers=count, listener=port if listen else None)
     return Side(name, server.port, [agent.pid, server.pid])
 
@@ -146,17 +158,6 @@ def start_stream(scene, key, count, tickets):
     if len(mine) != count:
         raise AssertionError(f"{len(mine)} relays instead of {count}")
     return Side("tlsagent-stream", serve.port, [agent.pid, serve.pid, *mine])
-
-
-def start_unconfined(scene, key, count, tickets):
-    """Ours, with an agent that was built without its sandbox (make bench does that)."""
-    confined, e2e.BUILD = e2e.BUILD, UNCONFINED
-    try:
-        agent = scene.agent(context("www", key, tickets=tickets), cells=count)
-    finally:
-        e2e.BUILD = confined
-    server = scene.server(agent, workers=count)
-    return Side("tlsagent-unconfined", server.port, [agent.pid, server.pid])
 
 
 def start_in_process(scene, key, count, tickets):
@@ -205,7 +206,7 @@ def start_haproxy(scene, key, count, tickets):
     file.write_text(f"""
 global
     nbthread {count}
-    maxconn 9900
+    maxconn 12000
     ssl-default-bind-ciphers {CIPHERS}
     ssl-default-bind-ciphersuites {SUITES[13]}
     ssl-default-bind-curves {GROUP}
@@ -279,7 +280,10 @@ STARTERS = {
     "tlsagent": start_ours,
     "tlsagent-listener": lambda *a: start_ours(*a, name="tlsagent-listener", listen=True),
     "tlsagent-stream": start_stream,
-    "tlsagent-unconfined": start_unconfined,
+    "tlsagent-kernel": lambda *a: start_ours(*a, name="tlsagent-kernel"),
+    "tlsagent-no-sandbox": lambda *a: start_ours(*a, name="tlsagent-no-sandbox"),
+    "tlsagent-no-keeper": lambda *a: start_ours(*a, name="tlsagent-no-keeper"),
+    "tlsagent-no-transfer": lambda *a: start_ours(*a, name="tlsagent-no-transfer", listen=True),
     "in-process": start_in_process,
     "nginx": start_nginx,
     "haproxy": start_haproxy,
