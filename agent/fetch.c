@@ -94,6 +94,7 @@ open_file(const char *path, const char *key, struct error *error)
     return fd != -1 ? fd : error_set(error, "fleet: %s %s: %s", key, path, strerror(errno));
 }
 
+/* Both, or none. */
 static int
 open_files(const struct config_store *store, int fds[2], struct error *error)
 {
@@ -108,46 +109,38 @@ open_files(const struct config_store *store, int fds[2], struct error *error)
     return -1;
 }
 
-int
-fetch_check(const struct config *config, struct error *error)
+/* What it must know. Returns 0, or -1 with an error. */
+static int
+send_settings(int channel, const struct config_store *store, struct error *error)
 {
+    struct control_store message = {.tls = store->tls,
+                                    .has_password = store->password_file != NULL,
+                                    .database = store->database};
+    uint8_t body[16 + SERVICE_NAME_MAX + SERVICE_HOST_MAX];
+    enum channel_result sent;
     int fds[2];
 
-    if (config->fleet_store == NULL)
-        return 0;
-    if (open_files(config->fleet_store, fds, error) == -1)
+    snprintf(message.user, sizeof(message.user), "%s", store->user != NULL ? store->user : "");
+    snprintf(message.name, sizeof(message.name), "%s", store->name);
+    if (open_files(store, fds, error) == -1)
         return -1;
+    sent = channel_send(channel, CONTROL_STORE, body,
+                        control_put_store(&message, body, sizeof(body)), fds, 2);
     close(fds[0]);
     close(fds[1]);
-    return 0;
+    return sent == CHANNEL_OK ? 0 : error_set(error, "does not take its settings");
 }
 
 /* False after fail(). */
 static bool
 hand_settings(struct fetch *fetch)
 {
-    const struct config_store *store = fetch->config->fleet_store;
-    struct control_store message = {.tls = store->tls,
-                                    .has_password = store->password_file != NULL,
-                                    .database = store->database};
-    uint8_t body[16 + SERVICE_NAME_MAX + SERVICE_HOST_MAX];
     struct error error = {""};
-    enum channel_result sent;
-    int fds[2];
 
-    snprintf(message.user, sizeof(message.user), "%s", store->user != NULL ? store->user : "");
-    snprintf(message.name, sizeof(message.name), "%s", store->name);
-    if (open_files(store, fds, &error) == -1) {
-        fail(fetch, error.text);
-        return false;
-    }
-    sent = channel_send(fetch->watch.fd, CONTROL_STORE, body,
-                        control_put_store(&message, body, sizeof(body)), fds, 2);
-    close(fds[0]);
-    close(fds[1]);
-    if (sent != CHANNEL_OK)
-        fail(fetch, "does not take its settings");
-    return sent == CHANNEL_OK;
+    if (send_settings(fetch->watch.fd, fetch->config->fleet_store, &error) == 0)
+        return true;
+    fail(fetch, error.text);
+    return false;
 }
 
 void
@@ -348,17 +341,22 @@ control_ready(struct loop_watch *watch, uint32_t events)
 
 /* ---- its start, and the watch over it ---- */
 
+static struct role_args
+role_args(const struct config *config)
+{
+    return (struct role_args){.name = "fetcher",
+                              .log_level = config->log_level,
+                              .log_syslog = config->log == CONFIG_LOG_SYSLOG,
+                              .uid = config->uid,
+                              .gid = config->gid,
+                              .require = config->sandbox_require,
+                              .cpu = -1};
+}
+
 static void
 start(struct fetch *fetch)
 {
-    const struct config *config = fetch->config;
-    struct role_args args = {.name = "fetcher",
-                             .log_level = config->log_level,
-                             .log_syslog = config->log == CONFIG_LOG_SYSLOG,
-                             .uid = config->uid,
-                             .gid = config->gid,
-                             .require = config->sandbox_require,
-                             .cpu = -1};
+    const struct role_args args = role_args(fetch->config);
     struct error error = {""};
     int pair[2];
 
@@ -456,4 +454,47 @@ fetch_stop(struct fetch *fetch)
     if (fetch->pid > 0)
         kill(fetch->pid, SIGKILL); /* it has nothing that would have to be saved */
     fetch->pid = 0;
+}
+
+/* ---- a trial ---- */
+
+/* Its next message must be of this type. */
+static bool
+expect(int channel, uint16_t type)
+{
+    static uint8_t buffer[CHANNEL_BUFFER_SIZE];
+    struct channel_message message;
+    struct error error = {""};
+
+    return channel_receive_wait(channel, control_supervisor_rules, control_supervisor_rule_count,
+                                buffer, sizeof(buffer), &message, &error,
+                                CELLS_START_MS) == CHANNEL_OK &&
+           message.type == type;
+}
+
+int
+fetch_check(const struct config *config, struct error *error)
+{
+    const struct role_args args = role_args(config);
+    bool good = false;
+    int pair[2];
+    pid_t pid;
+
+    if (config->fleet_store == NULL)
+        return 0;
+    if (channel_pair(pair) == -1)
+        return error_set(error, "socketpair: %s", strerror(errno));
+    pid = spawn_role(CONTROL_FETCHER, &args, pair[1], -1, error);
+    close(pair[1]);
+    if (pid != -1) {
+        good = expect(pair[0], CONTROL_HELLO) &&
+               send_settings(pair[0], config->fleet_store, error) == 0 &&
+               expect(pair[0], CONTROL_READY);
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+    }
+    close(pair[0]);
+    if (!good && error->text[0] == '\0')
+        error_set(error, "fleet: no fetcher can be started for this store");
+    return good ? 0 : -1;
 }

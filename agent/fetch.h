@@ -66,7 +66,8 @@ bool fetch_reaped(struct fetch *fetch, pid_t pid, int status);
 /* For the supervisor's end. */
 void fetch_stop(struct fetch *fetch);
 
-/* Can the store's files be read? For `tlsagentd -t`. Returns 0, or -1 with an error. */
+/* Would a fetcher start? For `tlsagentd -t`; the store itself is not asked. Returns 0, or -1 with
+ * an error (its own words are in the log). */
 int fetch_check(const struct config *config, struct error *error);
 
 #endif

@@ -34,7 +34,8 @@
 #define COMMAND_MS         1000  /* without an answer: the connection is given up */
 #define BACKOFF_MIN_MS     100
 #define BACKOFF_MAX_MS     5000
-#define MESSAGES_PER_EVENT 64 /* then the others have their turn */
+#define STABLE_MS          10000 /* connected so long: the next loss is the first again */
+#define MESSAGES_PER_EVENT 64    /* then the others have their turn */
 #define COMMANDS_MAX       1024
 #define FILE_MAX           (256 * 1024) /* CAs */
 #define PASSWORD_MAX       512
@@ -85,7 +86,7 @@ static struct {
     struct redis *redis;
     struct loop_watch watch;
     struct loop_timer timer; /* AWAY: when to try again; CONNECTING, READY: is it alive? */
-    uint64_t since;          /* when the socket came */
+    uint64_t since;          /* CONNECTING: when the socket came; READY: since when */
     unsigned backoff_ms;
     bool told;                             /* the log knows that it is away */
     uint64_t refused_until;                /* nothing more about refused entries before */
@@ -154,6 +155,9 @@ lose(const char *why)
             say_number(command->client, STORE_FAILED, command->number);
         }
     }
+    /* One that comes and goes is not tried more often than one that is away. */
+    if (self.state == STORE_READY && loop_now(self.loop) - self.since >= STABLE_MS)
+        self.backoff_ms = BACKOFF_MIN_MS;
     self.state = STORE_AWAY;
     self.use.usable = 0;
     loop_timer_set(self.loop, &self.timer, self.backoff_ms);
@@ -266,7 +270,7 @@ static void
 become_ready(void)
 {
     self.state = STORE_READY;
-    self.backoff_ms = BACKOFF_MIN_MS;
+    self.since = loop_now(self.loop);
     self.use.usable = 1;
     self.use.changes++;
     log_info("the store is connected%s", self.told ? " again" : "");

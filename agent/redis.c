@@ -305,6 +305,7 @@ seal(struct redis *redis, struct error *error)
                          left < CHUNK ? (int)left : CHUNK);
         if (size <= 0)
             return fail_tls(redis, error);
+        OPENSSL_cleanse(redis->plain.data + redis->plain.start, (size_t)size);
         redis->plain.start += (size_t)size;
     }
     while ((size = BIO_read(out, record, sizeof(record))) > 0) {

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Session ids in the fleet's store: hosts share them, and nothing that a store does fails a handshake."""
 import contextlib
+import json
 import os
 import pathlib
 import signal
@@ -127,6 +128,20 @@ def test_tls_password_and_user():
                 check("correct+horse" not in agent.process.text(), "the password is in the log")
 
 
+def test_a_bad_file_is_told_before_the_start():
+    with Scene() as scene:
+        agent, port = host(scene, f"redis://127.0.0.1:{free_port()}", connected=False)
+        text = agent.file.read_text()
+        agent.file.write_text(text.replace("redis://", "rediss://").replace(
+            "    store_wait", f'    store_ca_file = "{scene.directory}/secret"\n    store_wait'))
+        tried = run([BUILD / "tlsagentd", "-t", "-c", agent.file], check_status=False)
+        print(tried.stdout)
+        check(tried.returncode == 1 and "store_ca_file has no certificate in PEM form" in tried.stdout, "not told")
+        refused = run([BUILD / "tlsagent", "upgrade", "--socket", agent.control], check_status=False)
+        check(refused.returncode == 1 and "nothing was changed" in refused.stdout, refused.stdout)
+        check(resume(port, *make_sessions(port, "id", 2)) == 2, "it goes on as it was")
+
+
 def test_unix_socket():
     with Scene() as place:
         path = place.directory / "redis.sock"
@@ -135,6 +150,11 @@ def test_unix_socket():
             ctx, sessions = make_sessions(port, "id", 20)
             stored(one, 20)
             at_least(0.99, resume(other_port, ctx, sessions), 20, "store behind a Unix socket")
+            if not SANITIZED:
+                told = json.loads(run([BUILD / "tlsagent", "sandbox", "--json", "--socket", one.control]).stdout)
+                role = next(process for process in told["processes"] if process["role"] == "fetcher")
+                check(told["differences"] == 0 and role["seccomp"] == 2 and role["capabilities"] == "0", role)
+                check(not ROOT or "namespaces" not in role["layers"] or role["own_namespaces"] == "yes", role)
 
 
 def slowest(port, ctx, sessions):
@@ -211,6 +231,17 @@ def test_paused():
             # Everything that came while it was open has become a full handshake; now they resume.
             at_least(0.99, resume(other_port, ctx, sessions[21:]), 39, "after the pause")
             check(uses(other, "changes") == 1, "the breaker opened", uses(other, "changes"), "times")
+            # The same with the fetcher, until the supervisor replaces it.
+            ctx, sessions = make_sessions(port, "id", 40)
+            stopped = fetcher(other)["pid"]
+            os.kill(stopped, signal.SIGSTOP)
+            resumed, worst, median = slowest(other_port, ctx, sessions[:20])
+            print(f"fetcher paused: {resumed} of 20 resumed, slowest {worst * 1000:.0f} ms, median {median * 1000:.1f} ms")
+            check(resumed == 0 and worst < usual + 1.0, "a handshake was made to wait too long")
+            wait_until(lambda: fetcher(other)["pid"] not in (0, stopped) and fetcher(other)["store"]["usable"], 15,
+                       "the fetcher is replaced")
+            wait_until(lambda: resume(other_port, ctx, sessions[20:21]) == 1, 10, "the breaker closes")
+            at_least(0.99, resume(other_port, ctx, sessions[21:]), 19, "with another fetcher")
 
 
 def test_slow_store_costs_no_other():
