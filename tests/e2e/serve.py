@@ -338,11 +338,10 @@ def test_plaintext_that_comes_with_starttls_is_refused():
     with Scene() as scene:
         serve = start_serve(scene, scene.agent(), "--", "python3", "-c", STARTTLS, options=("--starttls",))
         try:
-            starttls(serve.port, b"INJECTED\n")
+            version = starttls(serve.port, b"INJECTED\n").version()
         except (OSError, ssl.SSLError):
-            pass
-        else:
-            check(False, "TLS began although plaintext was injected")
+            version = None  # (Debian 12's Python wraps a socket that was already cut, without a handshake)
+        check(version is None, "TLS began although plaintext was injected")
         serve.wait_for("refused: plaintext came with the command")
 
 
