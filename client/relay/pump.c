@@ -58,10 +58,16 @@ rest_take(struct pump_rest *rest, size_t size)
 }
 
 static void
-widen(uint32_t *window)
+widen(uint32_t *window, uint32_t most)
 {
-    if (*window < PUMP_WINDOW_MAX)
-        *window *= 2;
+    *window = *window < most / 2 ? *window * 2 : most;
+}
+
+static void
+note_used(struct pump_scene *scene, size_t size)
+{
+    if (size > scene->used)
+        scene->used = size;
 }
 
 /* ---- ends ---- */
@@ -195,6 +201,7 @@ deliver(struct pump *pump, struct pump_scene *scene, size_t size)
 {
     ssize_t sent = 0;
 
+    note_used(scene, size);
     if (pump->in == IN_OPEN)
         sent = send_plain(pump, scene, scene->buffer, size);
     if (sent == -1) {
@@ -206,11 +213,10 @@ deliver(struct pump *pump, struct pump_scene *scene, size_t size)
             fail_input(pump, scene);
         }
     } else if (size >= pump->in_window / 2) {
-        widen(&pump->in_window);
+        widen(&pump->in_window, PUMP_IN_MAX);
     }
     if (pump->out == OUT_DONE && pump->in == IN_OPEN && pump->deadline != 0)
         pump->deadline = scene->now + scene->patience.stall;
-    explicit_bzero(scene->buffer, size);
 }
 
 /* True: there is more to do at once. */
@@ -340,7 +346,7 @@ pass_on(struct pump *pump, const struct pump_scene *scene, const uint8_t *data, 
         pump->peer_out = false;
         pump->out_window = PUMP_WINDOW_MIN;
     } else if (size >= pump->out_window) {
-        widen(&pump->out_window);
+        widen(&pump->out_window, PUMP_OUT_MAX);
     }
     if (pump->out_rest.data != NULL && data == pump->out_rest.data + pump->out_rest.start) {
         rest_take(&pump->out_rest, (size_t)taken);
@@ -388,8 +394,8 @@ turn_out(struct pump *pump, struct pump_scene *scene)
         return false;
     size = read_plain(pump, scene->buffer, pump->out_window);
     if (size > 0) {
+        note_used(scene, (size_t)size + 1); /* read_keeping() has moved it by one */
         pass_on(pump, scene, scene->buffer, (size_t)size);
-        explicit_bzero(scene->buffer, (size_t)size);
         return pump->peer_out && pump->out != OUT_FAILED;
     }
     if (size == -1 && pump->in != IN_FAILED)

@@ -10,9 +10,13 @@
 #include "client/relay/relay.h"
 #include "client/stream.h"
 
+/* Bytes that a turn carries, in whole records. Towards the plain side every call may wake a
+ * process: seven records cost an eighth less CPU than four. Towards the peer more than four save
+ * nothing. */
 #define PUMP_WINDOW_MIN 16384
-#define PUMP_WINDOW_MAX 65536
-#define PUMP_BUFFER     (PUMP_WINDOW_MAX + 1) /* the byte that is not data goes first */
+#define PUMP_OUT_MAX    65536
+#define PUMP_IN_MAX     114688
+#define PUMP_BUFFER     (PUMP_IN_MAX + 1) /* the byte that is not data goes first */
 
 /* From the peer to the plain side. */
 enum pump_in {
@@ -84,6 +88,7 @@ struct pump {
 struct pump_scene {
     int epoll;
     uint8_t *buffer; /* PUMP_BUFFER bytes, for one call */
+    size_t used;     /* bytes of it that are to be wiped when there is time */
     int64_t now;
     struct relay_patience patience;
 };

@@ -265,6 +265,8 @@ relay_free(struct relay *relay)
     lose_channel(relay);
     while ((pump = TAILQ_FIRST(&relay->all)) != NULL)
         end_pump(relay, pump);
+    if (relay->scene.buffer != NULL)
+        explicit_bzero(relay->scene.buffer, relay->scene.used);
     free(relay->scene.buffer);
     if (relay->scene.epoll != -1)
         close(relay->scene.epoll);
@@ -398,6 +400,10 @@ relay_run(struct relay *relay, int timeout_ms)
         timeout_ms = 0;
     else if (!TAILQ_EMPTY(&relay->timed) && (timeout_ms < 0 || timeout_ms > TICK_MS))
         timeout_ms = TICK_MS;
+    if (timeout_ms != 0) { /* plaintext does not lie here while we sleep */
+        explicit_bzero(relay->scene.buffer, relay->scene.used);
+        relay->scene.used = 0;
+    }
     count = epoll_wait(relay->scene.epoll, events, EVENTS, timeout_ms);
     if (count > 0)
         relay->counts.wakeups++;

@@ -9,8 +9,8 @@
  *
  * What holds, for every connection:
  *  - Memory is bounded: while one side does not read, at most a window of each direction waits
- *    here; the window is 16 KB for a side that has lately been full, up to 64 KB for one that
- *    takes all. An idle connection holds its keys and no buffer.
+ *    here; the window is 16 KB for a side that has lately been full, up to 112 KB (from the peer)
+ * or 64 KB (to it) for one that takes all. An idle connection holds its keys and no buffer.
  *  - close_notify becomes shutdown(SHUT_WR) on the plain side, and the other way round; the other
  *    direction goes on.
  *  - Whatever one side had sent is delivered before the other learns of its end.
