@@ -18,7 +18,13 @@ is_open(struct tlsagent_conn *conn)
     else if (conn->stopped)
         conn_set_error(conn, TLSAGENT_E_ARGUMENT,
                        "TLS was stopped: read and write the descriptor itself");
-    return conn->phase == CONN_DONE && !conn->stopped;
+    else if (conn->facts->form == SERVICE_FORM_STREAM) {
+        conn_clear_error(conn);
+        conn_set_error(conn, TLSAGENT_E_ARGUMENT,
+                       "the connection is a plain descriptor: read and write that");
+    } else
+        return true;
+    return false;
 }
 
 /* Take the outcome of a call of the stream over into the connection's error object. */

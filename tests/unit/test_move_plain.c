@@ -128,6 +128,9 @@ START_TEST(facts_and_the_descriptor_go_along)
     plain = tlsagent_stream_fd(conn); /* now it is ours again */
     ck_assert_int_ne(plain, -1);
     ck_assert_int_eq(tlsagent_stream_fd(conn), -1);
+    ck_assert_int_eq(tlsagent_write(conn, "x", 1), -1);
+    ck_assert_int_eq(tlsagent_error_code(conn), TLSAGENT_E_ARGUMENT);
+    ck_assert_ptr_nonnull(strstr(tlsagent_error(conn), "is a plain descriptor"));
     tlsagent_abandon(conn);
     conn = NULL;
     prove_alive(plain);
