@@ -29,7 +29,8 @@ static uint32_t
 room(const struct cell *cell, size_t context)
 {
     const struct cell_context *state = &cell->contexts[context];
-    uint32_t wanted = state->credits + identity_context(cell->identities, context)->backlog;
+    uint32_t wanted =
+        (state->held ? 0 : state->credits) + identity_context(cell->identities, context)->backlog;
     uint32_t there = state->accepting + state->waiting_count;
 
     if (state->pulls == NULL || there >= wanted)
@@ -63,16 +64,20 @@ waiting_expired(struct loop_timer *timer)
     acceptor_update(cell, context);
 }
 
-/* The next worker in turn that has credit, or NULL; it goes to the end of the turn order. */
+/* The next worker in turn that has credit and reads what it gets, or NULL; it goes to the end of
+ * the turn order. */
 static struct pull *
 next_pull(struct cell_context *state)
 {
     struct pull *before = NULL, *pull = state->pulls;
 
-    while (pull != NULL && pull->credits == 0) {
+    state->held = false;
+    while (pull != NULL && (pull->credits == 0 || !workers_may_deliver(pull))) {
+        state->held |= pull->credits > 0;
         before = pull;
         pull = pull->next_of_context;
     }
+    state->held &= pull == NULL;
     if (pull == NULL || pull == state->last_pull)
         return pull;
     *(before != NULL ? &before->next_of_context : &state->pulls) = pull->next_of_context;
@@ -95,6 +100,8 @@ deliver_waiting(struct cell *cell, size_t context)
         remove_waiting(state, handshake);
         workers_deliver(pull, handshake);
     }
+    if (state->held)
+        workers_look_again(cell);
 }
 
 /* Accept only what somebody will take. */
@@ -118,6 +125,7 @@ watch_listeners(struct cell *cell, size_t context)
 void
 acceptor_update(struct cell *cell, size_t context)
 {
+    cell->contexts[context].held = false;
     deliver_waiting(cell, context);
     watch_listeners(cell, context);
 }

@@ -34,6 +34,7 @@ struct cell_context {
     struct handshake *waiting; /* finished ones that no worker has credit for; oldest first */
     struct handshake *last_waiting;
     uint32_t waiting_count;
+    bool held; /* none of those with credit reads what it has got: credits count for nothing */
 };
 
 struct cell {
@@ -48,8 +49,10 @@ struct cell {
     uint64_t refused_logged; /* when a misbehaving worker was last told of in the log */
     uint32_t refused_silent; /* how many were not, since */
     uint32_t worker_limit;
-    uint32_t in_flight; /* handshakes in progress */
-    uint32_t capacity;  /* handshakes at once: what the configuration and our fds allow */
+    uint32_t unread_limit;     /* descriptors that a uid may leave unread */
+    struct loop_timer crowded; /* tries again what had to be kept because of unread ones */
+    uint32_t in_flight;        /* handshakes in progress */
+    uint32_t capacity;         /* handshakes at once: what the configuration and our fds allow */
     uint64_t channels_refused;
     uint16_t kernel;         /* what kernel TLS can do here: bits of protocol/kernel_tls.h */
     struct serving *serving; /* shared with the supervisor: whom we serve just now */

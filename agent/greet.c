@@ -170,8 +170,9 @@ pass_channel(struct greet_worker *worker, struct cell *cell)
         return PASS_LATER;
     switch (cells_pass_worker(cell, &worker->who, pair[0])) {
     case CHANNEL_OK:
+        /* Too many fds on the way, of all that our uid sends: not this worker's fault. */
         if (channel_send(worker->watch.fd, SERVICE_CHANNEL, body, size, &pair[1], 1) != CHANNEL_OK)
-            outcome = PASS_NO_WORKER;
+            outcome = errno == ETOOMANYREFS ? PASS_LATER : PASS_NO_WORKER;
         break;
     case CHANNEL_AGAIN:
     case CHANNEL_FAILED:

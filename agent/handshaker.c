@@ -37,6 +37,7 @@
 #include "sandbox/wipe.h"
 
 #define START_DEADLINE_MS 10000 /* for the keeper's and the supervisor's first words */
+#define UNREAD_MAX        1024  /* descriptors that a uid may leave unread in this cell */
 #define SPARE_FDS         64    /* channels, listening sockets, one in transit, the log */
 
 struct handshaker {
@@ -247,6 +248,9 @@ set_limits(struct cell *cell)
     cell->worker_limit = (uint32_t)(room / 4 < 4096 ? room / 4 : 4096);
     room -= cell->worker_limit;
     /* Half of the rest: finished connections that wait for a worker hold an fd each too. */
+    cell->unread_limit = (uint32_t)(files.rlim_cur / 8);
+    if (cell->unread_limit > UNREAD_MAX)
+        cell->unread_limit = UNREAD_MAX;
     cell->capacity = wanted < room / 2 ? wanted : (uint32_t)(room / 2);
     if (cell->capacity < wanted)
         log_info("%u handshakes at once instead of %u: raise the limit of open files",
@@ -295,6 +299,7 @@ handshaker_main(const struct role_args *args)
     cell->kernel = args->kernel;
     cell->serving = &nobody;
     cell->loop = loop_new();
+    workers_init(cell);
     loop_watch_init(&handshaker.control, ROLE_FD_CONTROL, control_ready);
     if (loop_watch_set(cell->loop, &handshaker.control, EPOLLIN) == -1)
         log_die("epoll: %s", strerror(errno));

@@ -2,12 +2,15 @@
 #include "agent/workers.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <openssl/crypto.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -19,7 +22,13 @@
 /* Answers that a worker may leave unread beyond its socket's buffer, and their bytes. */
 #define UNSENT_MAX       1024
 #define UNSENT_BYTES_MAX (1 << 20)
-#define REFUSED_LOG_MS   1000 /* one line a second about workers that misbehave */
+/* Descriptors on the way to workers are counted by the kernel, all that processes of our uid have
+ * sent and nobody has read; at its limit nobody gets any (ETOOMANYREFS). So what one uid leaves
+ * unread is bounded. How many that is follows from the memory that its channels' queues take: so
+ * much at least for each message, whatever is in it. */
+#define MESSAGE_MEMORY 512
+#define CROWDED_MS     20   /* then we look again: nothing tells when they were read */
+#define REFUSED_LOG_MS 1000 /* one line a second about workers that misbehave */
 
 static const char no_kernel[] =
     "the kernel form is not possible: not a TCP socket, or this host's kernel has no TLS (see the "
@@ -40,6 +49,8 @@ struct user {
     uint32_t uid;
     uint32_t channels;
     uint32_t in_flight; /* handshakes that it asked for */
+    uint32_t unread;    /* descriptors sent or kept for it and perhaps not read: at most */
+    uint64_t looked;    /* when that was last found out */
 };
 
 struct worker {
@@ -53,6 +64,7 @@ struct worker {
     struct unsent *unsent;
     struct unsent *last_unsent;
     size_t unsent_count;
+    uint32_t unread; /* its part of the user's */
     size_t unsent_bytes;
     struct worker *next;
     struct worker *previous;
@@ -152,6 +164,7 @@ worker_close(struct worker *worker)
     if (worker->next != NULL)
         worker->next->previous = worker->previous;
     cell->worker_count--;
+    worker->user->unread -= worker->unread;
     user_leave(cell, worker->user);
     loop_free_later(cell->loop, worker);
     serving_set(cell->serving, served);
@@ -213,14 +226,36 @@ keep_unsent(struct worker *worker, uint16_t type, const uint8_t *body, size_t si
     loop_watch_set(worker->cell->loop, &worker->watch, EPOLLIN | EPOLLOUT);
 }
 
+/* Did the kernel refuse because too many descriptors of ours are on the way? */
+static bool
+is_crowded(enum channel_result result)
+{
+    return result == CHANNEL_FAILED && errno == ETOOMANYREFS;
+}
+
+void
+workers_look_again(struct cell *cell)
+{
+    if (cell->crowded.previous == NULL)
+        loop_timer_set(cell->loop, &cell->crowded, CROWDED_MS);
+}
+
 /* Send one answer, now or later, in order. Takes fd (-1: none). */
 static void
 answer(struct worker *worker, uint16_t type, const uint8_t *body, size_t size, int fd)
 {
     enum channel_result result = CHANNEL_AGAIN;
 
+    if (fd != -1) {
+        worker->unread++;
+        worker->user->unread++;
+    }
     if (worker->unsent == NULL)
         result = channel_send(worker->channel, type, body, size, &fd, fd != -1 ? 1 : 0);
+    if (is_crowded(result)) {
+        workers_look_again(worker->cell);
+        result = CHANNEL_AGAIN;
+    }
     if (result == CHANNEL_AGAIN) {
         keep_unsent(worker, type, body, size, fd);
         return;
@@ -242,8 +277,15 @@ send_unsent(struct worker *worker)
         enum channel_result result = channel_send(worker->channel, unsent->type, unsent->body,
                                                   unsent->size, &unsent->fd, unsent->fd != -1);
 
-        if (result == CHANNEL_AGAIN)
+        if (is_crowded(result)) { /* the channel has room, and would wake us at once */
+            loop_watch_set(worker->cell->loop, &worker->watch, EPOLLIN);
+            workers_look_again(worker->cell);
             return;
+        }
+        if (result == CHANNEL_AGAIN) {
+            loop_watch_set(worker->cell->loop, &worker->watch, EPOLLIN | EPOLLOUT);
+            return;
+        }
         if (result != CHANNEL_OK) {
             worker_close(worker);
             return;
@@ -254,6 +296,66 @@ send_unsent(struct worker *worker)
         unsent_free(unsent);
     }
     loop_watch_set(worker->cell->loop, &worker->watch, EPOLLIN);
+}
+
+static void
+crowded_expired(struct loop_timer *timer)
+{
+    struct cell *cell = (struct cell *)((char *)timer - offsetof(struct cell, crowded));
+    struct worker *next;
+
+    for (struct worker *worker = cell->workers; worker != NULL; worker = next) {
+        next = worker->next;
+        if (worker->unsent != NULL)
+            send_unsent(worker);
+    }
+    for (size_t i = 0; i < identity_context_count(cell->identities); i++) {
+        if (cell->contexts[i].held)
+            acceptor_update(cell, i);
+    }
+}
+
+void
+workers_init(struct cell *cell)
+{
+    loop_timer_init(&cell->crowded, crowded_expired);
+}
+
+/* Find out what has been read meanwhile. */
+static void
+count_unread(struct worker *worker)
+{
+    int queued = 0;
+    uint32_t most;
+
+    if (ioctl(worker->channel, SIOCOUTQ, &queued) == -1 || queued < 0)
+        return;
+    most = (uint32_t)queued / MESSAGE_MEMORY;
+    for (const struct unsent *unsent = worker->unsent; unsent != NULL; unsent = unsent->next)
+        most += unsent->fd != -1;
+    if (most < worker->unread) {
+        worker->user->unread -= worker->unread - most;
+        worker->unread = most;
+    }
+}
+
+bool
+workers_may_deliver(const struct pull *pull)
+{
+    struct user *user = pull->worker->user;
+    struct cell *cell = pull->worker->cell;
+    uint64_t now = loop_now(cell->loop);
+
+    if (user->unread < cell->unread_limit)
+        return true;
+    if (now - user->looked < CROWDED_MS) /* whoever has many channels makes us look at them all */
+        return false;
+    user->looked = now;
+    for (struct worker *worker = cell->workers; worker != NULL; worker = worker->next) {
+        if (worker->user == user)
+            count_unread(worker);
+    }
+    return user->unread < cell->unread_limit;
 }
 
 static void

@@ -29,6 +29,13 @@ void workers_dismiss(struct cell *cell, uint32_t uid);
 /* Serve a new channel, whose ownership passes. */
 void workers_add(struct cell *cell, int channel, const struct control_worker *credentials);
 
+/* May the worker get one more descriptor now? Not if its uid has left too many unread. */
+bool workers_may_deliver(const struct pull *pull);
+
+/* Look again in a moment, at what could not be delivered for that reason. */
+void workers_look_again(struct cell *cell);
+void workers_init(struct cell *cell);
+
 /* Give a finished handshake to the worker of this pull: takes one credit, sends, frees the
  * handshake. The channel may be closed by this. */
 void workers_deliver(struct pull *pull, struct handshake *handshake);

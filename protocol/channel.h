@@ -44,7 +44,8 @@ enum channel_result {
     CHANNEL_AGAIN,   /* nothing there, or no room: poll and call again */
     CHANNEL_CLOSED,  /* the other side is gone */
     CHANNEL_REFUSED, /* the other side broke the rules: close the channel */
-    CHANNEL_FAILED,  /* the system failed us (for instance no fds left) */
+    CHANNEL_FAILED,  /* the system failed us (for instance no fds left); when sending, errno is why
+                      */
 };
 
 /* A connected pair, close-on-exec. Returns 0, or -1 with errno. */

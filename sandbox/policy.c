@@ -10,6 +10,7 @@
  */
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/sockios.h>
 #include <linux/tls.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -158,6 +159,8 @@ static const struct policy_call handshaker_calls[] = {
     {SCMP_SYS(setsockopt), {POLICY_IS(1, SOL_TLS), POLICY_IS(2, TLS_TX)}},
     {SCMP_SYS(setsockopt), {POLICY_IS(1, SOL_TLS), POLICY_IS(2, TLS_RX)}},
     {SCMP_SYS(getpeername), {{0}}},
+    /* how much of what went to a worker it has not read */
+    {SCMP_SYS(ioctl), {POLICY_IS(1, SIOCOUTQ)}},
 };
 
 /* The fetcher talks on connections that the supervisor opens for it: it makes no socket either. */

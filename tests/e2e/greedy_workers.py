@@ -9,9 +9,9 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import ROOT, WORKER_USER, Scene, check, context, facts, main  # noqa: E402
+from e2e import BUILD, ROOT, WORKER_USER, Scene, Skip, check, context, facts, free_port, main, tls_connect  # noqa: E402
 
-SERVICE_CHANNEL, SERVICE_ACCEPT = 3, 32
+SERVICE_CHANNEL, SERVICE_ACCEPT, SERVICE_PULL, SERVICE_DELIVERED = 3, 32, 33, 66
 OURS = ["root"] if ROOT else []
 
 
@@ -166,6 +166,60 @@ def test_slots_of_one_uid_leave_room_for_others():
         check(400 <= in_flight <= 500, "half of them")
         honest(server.port, 2)
 
+
+def read_deliveries(channels):
+    """How many connections are in the queues; closes them."""
+    count = 0
+    for channel in channels:
+        channel.setblocking(False)
+        try:
+            while True:
+                data, fds, _, _ = socket.recv_fds(channel, 70000, 4)
+                check(data and struct.unpack(">H", data[:2])[0] == SERVICE_DELIVERED and len(fds) == 1, "a delivery")
+                os.close(fds[0])
+                count += 1
+        except BlockingIOError:
+            pass
+    return count
+
+
+def test_deliveries_that_nobody_reads():
+    """The kernel counts the descriptors that our uid has on the way; a worker that reads none must not use them up."""
+    if not OURS:
+        raise Skip("needs two users")
+    limit, port, sink = 512, free_port(), free_port()
+    with Scene() as scene:
+        program = scene.directory / "tlsagentd"
+        program.write_text(f'#!/bin/sh\nulimit -n {limit}\nexec {BUILD}/tlsagentd "$@"\n')
+        program.chmod(0o755)
+        agent = scene.agent(context("www", listen=f'{{"127.0.0.1:{port}"}}'),
+                            context("sink", "p256", users=OURS, listen=f'{{"127.0.0.1:{sink}"}}'), cells=1,
+                            program=program)
+        server = scene.server(agent, listener=port, workers=1)
+        roles = agent.roles()
+        greetings, channels = zip(*[greeted(agent.socket) for _ in range(40)])
+        pull = struct.pack(">HHBB", SERVICE_PULL, 16, 1, 4) + b"sink"
+        for channel in channels:
+            channel.send(pull)
+        done = 0
+        for _ in range(limit + 200):
+            try:
+                tls_connect(sink, timeout=1).close()
+                done += 1
+            except OSError:  # no more are accepted
+                break
+        honest(server.port, 3)
+        check(agent.roles() == roles, "every process is the same as before")
+        check("channel closed" not in agent.process.text(), agent.process.text()[-2000:])
+        unread = read_deliveries(channels)
+        print(f"{done} handshakes were done for the worker that does not read; {unread} of them were on the way to it")
+        check(20 < unread <= limit // 8, "an eighth of what the kernel allows at most")
+        more, end = 0, time.monotonic() + 5
+        while more < 20 and time.monotonic() < end:
+            more += read_deliveries(channels)
+            time.sleep(0.05)
+        check(more >= 20, f"it gets the rest when it reads: {more}")
+        check(all(greetings), "kept until here")
 
 
 main()

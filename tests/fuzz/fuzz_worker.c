@@ -91,6 +91,8 @@ fuzz_worker_start(void)
     fuzz_cell.capacity = 64;
     fuzz_cell.worker_limit = 4;
     fuzz_cell.loop = loop_new();
+    workers_init(&fuzz_cell);
+    fuzz_cell.unread_limit = 64;
 }
 
 /* Some rounds of the loop: as long as there is something to do. */
