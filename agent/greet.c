@@ -26,6 +26,13 @@
 #define GREETING_BYTES (1 << 20) /* asked for; the kernel gives what it allows */
 #define RETRY_MS       100
 #define DENIED_LOG_MS  1000
+/* A preforking server may come with all its processes at once; who keeps coming waits its turn. */
+#define GREETINGS_PER_SECOND 50
+#define GREETINGS_BURST      256
+/* Of all that call: knowing who it is costs an accept(). */
+#define CALLS_PER_SECOND 500
+#define CALLS_BURST      256
+#define PAUSE_MS         20
 
 struct greet_worker {
     struct loop_watch watch; /* first; fd: the connection, owned */
@@ -33,6 +40,7 @@ struct greet_worker {
     struct greet_worker *previous;
     struct greet_worker *next;
     struct control_worker who;
+    bool greeted;  /* false: it waits for its turn */
     bool wanted[]; /* by cell: a channel is to be sent */
 };
 
@@ -211,6 +219,8 @@ serve_worker(struct greet_worker *worker)
     return true;
 }
 
+static void greet_worker(struct greet_worker *worker);
+
 static void
 retry_expired(struct loop_timer *timer)
 {
@@ -219,7 +229,10 @@ retry_expired(struct loop_timer *timer)
 
     for (struct greet_worker *worker = greet->workers; worker != NULL; worker = next) {
         next = worker->next;
-        serve_worker(worker);
+        if (worker->greeted)
+            serve_worker(worker);
+        else
+            greet_worker(worker);
     }
 }
 
@@ -230,7 +243,7 @@ greet_cell_up(struct greet *greet, struct cell *cell)
 
     for (struct greet_worker *worker = greet->workers; worker != NULL; worker = next) {
         next = worker->next;
-        if (may_use_group(worker, cell->group)) {
+        if (worker->greeted && may_use_group(worker, cell->group)) {
             worker->wanted[cell->number] = true;
             serve_worker(worker);
         }
@@ -331,6 +344,49 @@ connections_of(const struct greet *greet, uid_t uid)
     return count;
 }
 
+/* How often this user has come. Of many users the one that has been quiet longest is forgotten. */
+static struct pace *
+pace_of(struct greet *greet, uint32_t uid)
+{
+    struct greet_user *spare = &greet->users[0];
+
+    for (size_t i = 0; i < GREET_USERS; i++) {
+        struct greet_user *user = &greet->users[i];
+
+        if (user->uid == uid)
+            return &user->pace;
+        if (user->pace.owed < spare->pace.owed)
+            spare = user;
+    }
+    spare->uid = uid;
+    spare->pace.owed = 0;
+    return &spare->pace;
+}
+
+/* WELCOME and the channels, if it is this user's turn; else later. May drop the worker. */
+static void
+greet_worker(struct greet_worker *worker)
+{
+    struct greet *greet = worker->greet;
+
+    if (!pace_take(pace_of(greet, worker->who.uid), loop_now(greet->loop), GREETINGS_PER_SECOND,
+                   GREETINGS_BURST)) {
+        if (greet->retry.previous == NULL)
+            loop_timer_set(greet->loop, &greet->retry, RETRY_MS);
+        return;
+    }
+    worker->greeted = true;
+    if (!send_welcome(worker)) {
+        drop_worker(worker);
+        return;
+    }
+    for (unsigned i = 0; i < greet->cells->count; i++)
+        worker->wanted[i] = greet->cells->list[i].state == CELL_UP &&
+                            may_use_group(worker, greet->cells->list[i].group);
+    if (serve_worker(worker))
+        log_debug("worker uid %u (pid %u) was greeted", worker->who.uid, worker->who.pid);
+}
+
 /* Take the connection in: from here on it is in the list and drop_worker() ends it. */
 static void
 add_worker(struct greet *greet, int fd, const struct control_worker *who)
@@ -353,16 +409,10 @@ add_worker(struct greet *greet, int fd, const struct control_worker *who)
         worker->next->previous = worker;
     greet->workers = worker;
     greet->worker_count++;
-    if (loop_watch_set(greet->loop, &worker->watch, EPOLLIN | EPOLLRDHUP) == -1 ||
-        !send_welcome(worker)) {
+    if (loop_watch_set(greet->loop, &worker->watch, EPOLLIN | EPOLLRDHUP) == -1)
         drop_worker(worker);
-        return;
-    }
-    for (unsigned i = 0; i < greet->cells->count; i++)
-        worker->wanted[i] = greet->cells->list[i].state == CELL_UP &&
-                            may_use_group(worker, greet->cells->list[i].group);
-    if (serve_worker(worker))
-        log_debug("worker uid %u (pid %u) was greeted", who->uid, who->pid);
+    else
+        greet_worker(worker);
 }
 
 static void
@@ -404,9 +454,15 @@ listener_ready(struct loop_watch *watch, uint32_t events)
 {
     struct greet *greet = (struct greet *)watch;
     bool exhausted;
-    int fd = listen_accept(watch->fd, &greet->spare, &exhausted);
+    int fd;
 
     (void)events;
+    if (!pace_take(&greet->calls, loop_now(greet->loop), CALLS_PER_SECOND, CALLS_BURST)) {
+        loop_watch_set(greet->loop, watch, 0);
+        loop_timer_set(greet->loop, &greet->pause, PAUSE_MS);
+        return;
+    }
+    fd = listen_accept(watch->fd, &greet->spare, &exhausted);
     if (fd == -1)
         return;
     if (!exhausted) {
@@ -415,6 +471,15 @@ listener_ready(struct loop_watch *watch, uint32_t events)
     }
     deny(greet, fd, "the agent is out of file descriptors: raise its limit of open files");
     greet->spare = listen_open_spare();
+}
+
+static void
+pause_over(struct loop_timer *timer)
+{
+    struct greet *greet = (struct greet *)((char *)timer - offsetof(struct greet, pause));
+
+    if (loop_watch_set(greet->loop, &greet->watch, EPOLLIN) == -1)
+        log_die("cannot serve the socket: %s", strerror(errno));
 }
 
 void
@@ -427,6 +492,7 @@ greet_init(struct greet *greet, int listener, struct loop *loop, const struct co
     greet->cells = cells;
     greet->spare = listen_open_spare();
     loop_timer_init(&greet->retry, retry_expired);
+    loop_timer_init(&greet->pause, pause_over);
     loop_watch_init(&greet->watch, listener, listener_ready);
     if (greet->spare == -1 || loop_watch_set(loop, &greet->watch, EPOLLIN) == -1)
         log_die("cannot serve the socket: %s", strerror(errno));

@@ -16,8 +16,16 @@
 #include "agent/cells.h"
 #include "agent/config.h"
 #include "agent/loop.h"
+#include "agent/pace.h"
+
+#define GREET_USERS 64
 
 struct greet_worker;
+
+struct greet_user {
+    uint32_t uid;
+    struct pace pace;
+};
 
 struct greet {
     struct loop_watch watch; /* first; fd: the listening socket, not owned */
@@ -32,6 +40,9 @@ struct greet {
     uint64_t denied_logged; /* ms: when one was logged last */
     int spare;              /* for listen_accept() */
     struct bans bans;
+    struct loop_timer pause; /* of the listening socket */
+    struct pace calls;
+    struct greet_user users[GREET_USERS]; /* who came lately, and how often */
 };
 
 /* Begin to serve the listening socket. greet must stay where it is. Dies if the system refuses. */

@@ -16,6 +16,7 @@
 
 #include "agent/acceptor.h"
 #include "agent/log.h"
+#include "agent/pace.h"
 #include "protocol/kernel_tls.h"
 
 #define MESSAGES_PER_ROUND 16 /* of one channel, then the others have their turn */
@@ -27,8 +28,15 @@
  * unread is bounded. How many that is follows from the memory that its channels' queues take: so
  * much at least for each message, whatever is in it. */
 #define MESSAGE_MEMORY 512
-#define CROWDED_MS     20   /* then we look again: nothing tells when they were read */
-#define REFUSED_LOG_MS 1000 /* one line a second about workers that misbehave */
+/* Requests that are refused, or mean nothing, of one uid; then its channels are not read for a
+ * while: they cost us as much as others' handshakes. */
+#define REFUSED_PER_SECOND 100
+#define REFUSED_BURST      100
+/* Those that may be tried again: an honest worker makes them too when there is much to do. */
+#define BUSY_PER_SECOND 1000
+#define BUSY_BURST      1000
+#define CROWDED_MS      20   /* then we look again: nothing tells when they were read */
+#define REFUSED_LOG_MS  1000 /* one line a second about workers that misbehave */
 
 static const char no_kernel[] =
     "the kernel form is not possible: not a TCP socket, or this host's kernel has no TLS (see the "
@@ -51,6 +59,8 @@ struct user {
     uint32_t in_flight; /* handshakes that it asked for */
     uint32_t unread;    /* descriptors sent or kept for it and perhaps not read: at most */
     uint64_t looked;    /* when that was last found out */
+    struct pace refused;
+    struct pace busy;
 };
 
 struct worker {
@@ -68,7 +78,9 @@ struct worker {
     size_t unsent_bytes;
     struct worker *next;
     struct worker *previous;
-    bool closed; /* its memory goes at the end of the round */
+    bool paused;  /* not read now: too many refused requests */
+    bool crowded; /* unsent answers wait for room for their fd, not for room in the channel */
+    bool closed;  /* its memory goes at the end of the round */
 };
 
 static void
@@ -199,6 +211,30 @@ worker_refuse(struct worker *worker, const char *why)
     worker_close(worker);
 }
 
+static void
+watch_channel(struct worker *worker)
+{
+    if (!worker->closed)
+        (void)loop_watch_set(worker->cell->loop, &worker->watch,
+                             (worker->paused ? 0 : EPOLLIN) |
+                                 (worker->unsent != NULL && !worker->crowded ? EPOLLOUT : 0));
+}
+
+/* The worker made us do something for nothing. */
+static void
+count_refused(struct worker *worker, bool retryable)
+{
+    uint64_t now = loop_now(worker->cell->loop);
+
+    if (worker->paused || worker->closed ||
+        (retryable ? pace_take(&worker->user->busy, now, BUSY_PER_SECOND, BUSY_BURST)
+                   : pace_take(&worker->user->refused, now, REFUSED_PER_SECOND, REFUSED_BURST)))
+        return;
+    worker->paused = true;
+    watch_channel(worker);
+    workers_look_again(worker->cell);
+}
+
 /* Keep an answer until the channel has room. Takes fd. */
 static void
 keep_unsent(struct worker *worker, uint16_t type, const uint8_t *body, size_t size, int fd)
@@ -223,7 +259,7 @@ keep_unsent(struct worker *worker, uint16_t type, const uint8_t *body, size_t si
     worker->last_unsent = unsent;
     worker->unsent_count++;
     worker->unsent_bytes += size;
-    loop_watch_set(worker->cell->loop, &worker->watch, EPOLLIN | EPOLLOUT);
+    watch_channel(worker);
 }
 
 /* Did the kernel refuse because too many descriptors of ours are on the way? */
@@ -253,6 +289,7 @@ answer(struct worker *worker, uint16_t type, const uint8_t *body, size_t size, i
     if (worker->unsent == NULL)
         result = channel_send(worker->channel, type, body, size, &fd, fd != -1 ? 1 : 0);
     if (is_crowded(result)) {
+        worker->crowded = true;
         workers_look_again(worker->cell);
         result = CHANNEL_AGAIN;
     }
@@ -277,13 +314,11 @@ send_unsent(struct worker *worker)
         enum channel_result result = channel_send(worker->channel, unsent->type, unsent->body,
                                                   unsent->size, &unsent->fd, unsent->fd != -1);
 
-        if (is_crowded(result)) { /* the channel has room, and would wake us at once */
-            loop_watch_set(worker->cell->loop, &worker->watch, EPOLLIN);
+        worker->crowded = is_crowded(result); /* the channel has room, and would wake us at once */
+        if (worker->crowded)
             workers_look_again(worker->cell);
-            return;
-        }
-        if (result == CHANNEL_AGAIN) {
-            loop_watch_set(worker->cell->loop, &worker->watch, EPOLLIN | EPOLLOUT);
+        if (worker->crowded || result == CHANNEL_AGAIN) {
+            watch_channel(worker);
             return;
         }
         if (result != CHANNEL_OK) {
@@ -295,7 +330,7 @@ send_unsent(struct worker *worker)
         worker->unsent_bytes -= unsent->size;
         unsent_free(unsent);
     }
-    loop_watch_set(worker->cell->loop, &worker->watch, EPOLLIN);
+    watch_channel(worker);
 }
 
 static void
@@ -306,6 +341,13 @@ crowded_expired(struct loop_timer *timer)
 
     for (struct worker *worker = cell->workers; worker != NULL; worker = next) {
         next = worker->next;
+        if (worker->paused) {
+            worker->paused = !pace_take(&worker->user->refused, loop_now(cell->loop),
+                                        REFUSED_PER_SECOND, REFUSED_BURST);
+            watch_channel(worker);
+        }
+        if (worker->paused)
+            workers_look_again(cell);
         if (worker->unsent != NULL)
             send_unsent(worker);
     }
@@ -382,6 +424,7 @@ answer_refusal(struct worker *worker, uint32_t id, enum service_failure reason, 
     va_start(args, format);
     vsnprintf(failed.text, sizeof(failed.text), format, args);
     va_end(args);
+    count_refused(worker, retryable);
     answer_failed(worker, &failed);
 }
 
@@ -546,7 +589,7 @@ cancel(struct worker *worker, uint32_t id)
         answer_refusal(worker, id, SERVICE_BAD_REQUEST, false, "cancelled");
         return;
     }
-    /* Not there: our answer and the cancellation have crossed. */
+    count_refused(worker, false); /* not there: our answer and the cancellation have crossed */
 }
 
 static void
@@ -669,7 +712,7 @@ channel_ready(struct loop_watch *watch, uint32_t events)
     serving_set(cell->serving, mark_of(&worker->credentials));
     if ((events & EPOLLOUT) != 0)
         send_unsent(worker);
-    for (int i = 0; i < MESSAGES_PER_ROUND && !worker->closed; i++) {
+    for (int i = 0; i < MESSAGES_PER_ROUND && !worker->closed && !worker->paused; i++) {
         enum channel_result result = channel_receive(
             worker->channel, service_handshaker_rules, service_handshaker_rule_count,
             worker->cell->buffer, CHANNEL_BUFFER_SIZE, &message, &error);
