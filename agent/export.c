@@ -41,24 +41,6 @@ export_resume(const SSL *ssl, struct export_state *state)
     awaiting.server = SSL_is_server(ssl) != 0;
 }
 
-static void observe_secret(const SSL *ssl, const char *line);
-
-/* OpenSSL formats five secrets of each TLS 1.3 handshake for a key log, which costs more than the
- * signature's round trip; we need two. Each comes right behind a Finished message. The log is a
- * property of the SSL_CTX, so export_resume() sets it anew whenever another handshake has run. */
-static void
-want_secret(const SSL *ssl, struct export_state *state, bool want)
-{
-    state->want_secret = want;
-    SSL_CTX_set_keylog_callback(SSL_get_SSL_CTX(ssl), want ? observe_secret : NULL);
-}
-
-void
-export_resume(const SSL *ssl, const struct export_state *state)
-{
-    SSL_CTX_set_keylog_callback(SSL_get_SSL_CTX(ssl), state->want_secret ? observe_secret : NULL);
-}
-
 /* Called with the content type of each record header, and with each alert. Sequence numbers count
  * records protected by the current keys: in TLS 1.2 a direction starts anew at its
  * ChangeCipherSpec; in TLS 1.3 ChangeCipherSpec is a decoy that is not counted, and a direction
@@ -86,9 +68,6 @@ observe_message(int sending, int version, int content_type, const void *bytes, s
         state->want_secret = true;
         export_resume(ssl, state);
     }
-    if (content_type == SSL3_RT_HANDSHAKE && message[0] == SSL3_MT_FINISHED &&
-        SSL_version(ssl) == TLS1_3_VERSION)
-        want_secret(ssl, state, true);
     if (content_type != SSL3_RT_HEADER)
         return;
     sequence = sending ? &state->send_sequence : &state->receive_sequence;

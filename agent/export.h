@@ -29,7 +29,6 @@ struct export_state {
     bool have_client_secret;
     bool have_server_secret;
     bool want_secret; /* the next thing that OpenSSL derives is one of them */
-    bool want_secret; /* the next thing that OpenSSL derives is one of them */
     int alert_sent;   /* TLS alert number of a fatal one, -1: none */
     int alert_received;
 };
@@ -43,9 +42,6 @@ void export_observe(SSL_CTX *ctx, struct export_state *(*export_of)(const SSL *s
 
 /* Before each call that goes on with a handshake of an observed context. */
 void export_resume(const SSL *ssl, struct export_state *state);
-
-/* Before each call that goes on with a handshake of an observed context. */
-void export_resume(const SSL *ssl, const struct export_state *state);
 
 /* The gate and the export: refuses (-1 with an error) if the handshake is not finished, if OpenSSL
  * has swallowed bytes that belong to the worker, or if the connection's suite cannot be handed
