@@ -1,10 +1,10 @@
 /*
  * agent.c: the handle: its one descriptor, its clock, its life.
  *
- * The first connection (greeting.c), the channels to the cells (cell.c) and one timer are in one
- * epoll set, which is the descriptor that callers poll. The timer makes it readable where no
- * message would: when finished connections have not been fetched, when someone has waited long
- * enough, and when it is time to look whether a lost agent is back.
+ * The first connection (greeting.c), the channels to the cells (cell.c), one timer and one bell are
+ * in one epoll set, which is the descriptor that callers poll. They make it readable where no
+ * message would: the bell when finished connections have not been fetched, the timer when someone
+ * has waited long enough, and when it is time to look whether a lost agent is back.
  */
 #include "client/internal.h"
 
@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -114,6 +115,15 @@ tend(struct tlsagent *agent)
         conn_expire(conn);
 }
 
+static void
+silence_bell(struct tlsagent *agent)
+{
+    uint64_t count;
+
+    if (agent->rung && read(agent->bell, &count, sizeof(count)) != -1)
+        agent->rung = false;
+}
+
 void
 agent_pump(struct tlsagent *agent, int timeout_ms)
 {
@@ -124,6 +134,8 @@ agent_pump(struct tlsagent *agent, int timeout_ms)
     for (int i = 0; i < count; i++) {
         if (events[i].data.ptr == &agent->greeting)
             agent_read_greeting(agent);
+        else if (events[i].data.ptr == &agent->bell)
+            silence_bell(agent);
         else if (events[i].data.ptr != &agent->timer)
             cell_handle_event(agent, events[i].data.ptr, events[i].events);
         else if (read(agent->timer, &ticks, sizeof(ticks)) != -1)
@@ -165,9 +177,14 @@ agent_patience(const struct tlsagent *agent, int64_t until)
 void
 agent_leave(struct tlsagent *agent)
 {
-    int64_t when = TAILQ_EMPTY(&agent->finished) ? next_deadline(agent) : 1;
+    int64_t when = next_deadline(agent);
     struct itimerspec spec = {.it_value = {when / 1000, when % 1000 * 1000000}};
+    uint64_t one = 1;
 
+    if (TAILQ_EMPTY(&agent->finished))
+        silence_bell(agent);
+    else if (!agent->rung)
+        agent->rung = write(agent->bell, &one, sizeof(one)) != -1;
     /* One that goes off too early does no harm: it is not worth a system call to stop it. */
     if (when == agent->armed || when == 0)
         return;
@@ -175,11 +192,12 @@ agent_leave(struct tlsagent *agent)
         agent->armed = when;
 }
 
-/* The epoll set, the timer in it, the page that a fork wipes. */
+/* The epoll set, timer and bell in it, the page that a fork wipes. */
 static int
 open_descriptors(struct tlsagent *agent)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = &agent->timer};
+    struct epoll_event timer = {.events = EPOLLIN, .data.ptr = &agent->timer};
+    struct epoll_event bell = {.events = EPOLLIN, .data.ptr = &agent->bell};
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     void *mine = mmap(NULL, page, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -192,9 +210,12 @@ open_descriptors(struct tlsagent *agent)
     agent->mine[0] = 1;
     agent->epoll = epoll_create1(EPOLL_CLOEXEC);
     agent->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-    if (agent->epoll == -1 || agent->timer == -1)
+    agent->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (agent->epoll == -1 || agent->timer == -1 || agent->bell == -1)
         return -1;
-    return epoll_ctl(agent->epoll, EPOLL_CTL_ADD, agent->timer, &event);
+    return epoll_ctl(agent->epoll, EPOLL_CTL_ADD, agent->timer, &timer) == 0
+               ? epoll_ctl(agent->epoll, EPOLL_CTL_ADD, agent->bell, &bell)
+               : -1;
 }
 
 struct tlsagent *
@@ -205,7 +226,7 @@ tlsagent_open(const char *path)
 
     if (agent == NULL)
         return NULL;
-    agent->epoll = agent->timer = agent->greeting = -1;
+    agent->epoll = agent->timer = agent->bell = agent->greeting = -1;
     agent->pull_forms = CONN_FORMS_AUTO;
     agent->turn = (unsigned)getpid(); /* processes with one connection each share all cells too */
     TAILQ_INIT(&agent->prepared);
@@ -268,6 +289,8 @@ tlsagent_free(struct tlsagent *agent)
         close(agent->greeting);
     if (agent->timer != -1)
         close(agent->timer);
+    if (agent->bell != -1)
+        close(agent->bell);
     if (agent->epoll != -1)
         close(agent->epoll);
     if (agent->mine != NULL)

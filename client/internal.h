@@ -138,9 +138,12 @@ struct tlsagent {
     char *path;
     uint8_t *mine; /* a page that is wiped in a forked child: [0] is 1 in the owner only */
     int epoll;
-    int timer;     /* in the epoll set: makes it readable when time, or the queue, wants a call */
+    int timer;     /* in the epoll set: makes it readable when time wants a call */
     int64_t armed; /* what the timer is set to, 0: not set */
-    int greeting;  /* first connection, -1: none */
+    int bell; /* the same when somebody is finished: a timer that is due costs twenty times as much
+               */
+    bool rung;
+    int greeting; /* first connection, -1: none */
     bool welcomed;
     int64_t greeting_until; /* the welcome must have come */
     int64_t connect_at;     /* not before */
