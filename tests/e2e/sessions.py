@@ -78,21 +78,24 @@ def test_sessions_survive_the_death_of_a_cell():
             at_least(0.99, resume(server.port, ctx, sessions), len(sessions), f"after the death of two cells, {kind}")
 
 
-def test_key_rotation():
-    """Keys of two seconds: a session resumes all through its life, and not after it."""
+def keys_rotate():
+    """Keys of two seconds: a session resumes all through its life, and not after it. False: it grew too old meanwhile."""
     with Scene() as scene:
         agent = scene.agent(ticket_period=2, ticket_life=10)
         server = scene.server(agent)
-        made = {kind: make_sessions(server.port, kind, 40) for kind in ("13", "12", "id")}
         start = time.monotonic()
-        for age in (3, 7):
+        made = {kind: make_sessions(server.port, kind, 40) for kind in ("13", "12", "id")}
+        youngest = time.monotonic()
+        for age in (3, 6):
             time.sleep(max(0, start + age - time.monotonic()))
             for kind, (ctx, sessions) in made.items():
-                part = sessions[:20] if age == 3 else sessions[20:]
-                at_least(0.99, resume(server.port, ctx, part), 20, f"{age} s old, keys of 2 s, {kind}")
+                resumed = resume(server.port, ctx, sessions[:20] if age == 3 else sessions[20:])
+                if time.monotonic() - start > 9:  # a session's age is counted in whole seconds
+                    return False
+                at_least(0.99, resumed, 20, f"{age} s old, keys of 2 s, {kind}")
         ctx, sessions = made["12"]
         _, old = made["13"]
-        time.sleep(max(0, start + 15 - time.monotonic()))
+        time.sleep(max(0, youngest + 15 - time.monotonic()))
         check(resume(server.port, ctx, sessions) == 0, "a session outlived ticket_life")
         check(resume(server.port, made["13"][0], old) == 0, "a TLS 1.3 session outlived ticket_life")
         ctx, sessions = made["id"]
@@ -100,6 +103,11 @@ def test_key_rotation():
         counted = not_resumed(agent)
         print("not resumed:", counted)
         check(counted["ticket_expired"] >= 40, "expired tickets are not counted")
+        return True
+
+
+def test_key_rotation():
+    check(any(keys_rotate() for _ in range(3)), "three times this machine was too slow for sessions of ten seconds")
 
 
 def test_off_means_off():
