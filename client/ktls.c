@@ -25,6 +25,7 @@
 #endif
 
 #define PARTS_MAX    64 /* of one sendmsg() */
+#define COUNT_EVERY  16 /* so many small writes */
 #define SIZE_LIMIT   ((size_t)1 << 30)
 #define NO_TYPE      0 /* of a record: the kernel named none: the end */
 #define KEY_UPDATE   24
@@ -81,6 +82,8 @@ change_keys(struct stream *stream, bool sending)
     int result = -1;
 
     keys->sequence = 0;
+    if (sending)
+        record->bytes_before = kernel_tls_bytes_sent(stream->fd);
     if (traffic_keys_derive(record->suite, keys) == 0 &&
         kernel_tls_set_keys(stream->fd, sending, record->suite, keys) == 0)
         result = traffic_keys_update(record->suite, keys); /* what would follow these */
@@ -175,8 +178,10 @@ send_owed(struct stream *stream, int flags)
     return result;
 }
 
-/* AES-GCM bears so many records under one key (RFC 8446 section 5.5). Ours is a count of what went
- * through here, at full records; the kernel keeps none. */
+/* AES-GCM bears so many full records under one key (RFC 8446 section 5.5), and the kernel would go
+ * on for 2^64. Ours is a count of the writes that come through here; of sendfile(), splice() and
+ * other processes it is TCP's count of bytes that tells. (The kernel has a record number, but gives
+ * it with the keys only, which are not to come here.) bytes: that are to follow. */
 static int
 count_records(struct stream *stream, size_t bytes, struct error *error)
 {
@@ -185,6 +190,15 @@ count_records(struct stream *stream, size_t bytes, struct error *error)
 
     if (record->suite->aead == TRAFFIC_CHACHA20_POLY1305)
         return 0;
+    if (bytes == 0 || bytes > TRAFFIC_PLAINTEXT_MAX || record->uncounted++ == 0) {
+        uint64_t sent = kernel_tls_bytes_sent(stream->fd);
+        uint64_t records =
+            sent > record->bytes_before ? (sent - record->bytes_before) / TRAFFIC_PLAINTEXT_MAX : 0;
+
+        if (keys->sequence < records)
+            keys->sequence = records;
+    }
+    record->uncounted %= COUNT_EVERY;
     if (keys->sequence >= RECORD_GCM_SOFT && record->rekeys)
         record->update_owed = true;
     else if (keys->sequence >= RECORD_GCM_HARD)
@@ -284,8 +298,8 @@ ktls_sendfile(struct stream *stream, int file, off_t *offset, size_t size, struc
     return end_write(stream, result, done, error);
 }
 
-int
-ktls_flush(struct stream *stream, struct error *error)
+static int
+flush(struct stream *stream, struct error *error)
 {
     int result = send_owed(stream, 0);
 
@@ -297,6 +311,15 @@ ktls_flush(struct stream *stream, struct error *error)
 }
 
 int
+ktls_flush(struct stream *stream, struct error *error)
+{
+    if (!stream->closed && stream->write_failure.text == NULL &&
+        count_records(stream, 0, error) == -1)
+        return -1;
+    return flush(stream, error);
+}
+
+int
 ktls_update_keys(struct stream *stream, bool request, struct error *error)
 {
     struct record *record = stream->record;
@@ -305,7 +328,7 @@ ktls_update_keys(struct stream *stream, bool request, struct error *error)
         return stream_refuse(stream, TLSAGENT_E_REKEY, no_rekey, error);
     record->update_owed = true;
     record->request_owed |= request;
-    return ktls_flush(stream, error);
+    return flush(stream, error);
 }
 
 int
@@ -315,7 +338,7 @@ ktls_shutdown_send(struct stream *stream, struct error *error)
         stream->owed_alert = RECORD_CLOSE_NOTIFY;
         stream->closed = true;
     }
-    return ktls_flush(stream, error);
+    return flush(stream, error);
 }
 
 /* ---- receiving ---- */

@@ -61,17 +61,19 @@ struct record {
     struct traffic_state state;
     uint32_t send_epoch; /* keys so far: tells the pool's contexts apart */
     uint32_t receive_epoch;
-    uint32_t skip;        /* bytes of a handshake message still to be passed over */
-    uint8_t message[5];   /* a handshake message's header and first byte, as they come */
-    uint8_t message_size; /* bytes of it so far */
-    uint8_t idle;         /* records since the last application data */
-    bool is_server;       /* our role */
-    bool update_owed;     /* a KeyUpdate goes before the next data */
-    bool request_owed;    /* ... and shall ask for the peer's */
-    bool request_made;    /* we have asked for the peer's KeyUpdate with its present key */
-    bool refusal_owed;    /* TLS 1.2: no_renegotiation */
-    bool in_kernel;       /* the kernel has the keys (client/ktls.h): nothing is sealed here */
-    bool rekeys;          /* in_kernel: the state's secrets are the next ones, and of use */
+    uint64_t bytes_before; /* in_kernel: of TCP's, when the present sending key came */
+    uint32_t skip;         /* bytes of a handshake message still to be passed over */
+    uint8_t message[5];    /* a handshake message's header and first byte, as they come */
+    uint8_t message_size;  /* bytes of it so far */
+    uint8_t idle;          /* records since the last application data */
+    bool is_server;        /* our role */
+    bool update_owed;      /* a KeyUpdate goes before the next data */
+    bool request_owed;     /* ... and shall ask for the peer's */
+    bool request_made;     /* we have asked for the peer's KeyUpdate with its present key */
+    bool refusal_owed;     /* TLS 1.2: no_renegotiation */
+    bool in_kernel;        /* the kernel has the keys (client/ktls.h): nothing is sealed here */
+    uint8_t uncounted;     /* in_kernel: writes since TCP's bytes were looked at */
+    bool rekeys;           /* in_kernel: the state's secrets are the next ones, and of use */
 };
 
 /* What ends the connection. text is a literal. */

@@ -2,9 +2,9 @@
 #include "protocol/kernel_tls.h"
 
 #include <errno.h>
+#include <linux/tcp.h>
 #include <linux/tls.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -150,6 +150,18 @@ kernel_tls_check(int fd, const struct traffic_suite *suite)
         }
     }
     return 0;
+}
+
+uint64_t
+kernel_tls_bytes_sent(int fd)
+{
+    struct tcp_info info;
+    socklen_t size = sizeof(info);
+
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == -1 ||
+        size < offsetof(struct tcp_info, tcpi_bytes_acked) + sizeof(info.tcpi_bytes_acked))
+        return 0;
+    return info.tcpi_bytes_acked;
 }
 
 enum kernel_tls_result

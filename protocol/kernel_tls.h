@@ -46,6 +46,9 @@ enum kernel_tls_result kernel_tls_install(int fd, const struct traffic_state *st
  * caller that only heard so would send plaintext if it were not true. */
 int kernel_tls_check(int fd, const struct traffic_suite *suite);
 
+/* Bytes that TCP has sent and the peer has acknowledged, whoever wrote them; 0: it does not say. */
+uint64_t kernel_tls_bytes_sent(int fd);
+
 /* Put the keys of one direction into a socket that has the protocol (TCP_ULP "tls"). Returns 0, or
  * -1 with errno: EBUSY: it has keys, and this kernel cannot change them. */
 int kernel_tls_set_keys(int fd, bool sending, const struct traffic_suite *suite,

@@ -7,9 +7,9 @@
  */
 #include <check.h>
 #include <errno.h>
+#include <linux/tcp.h>
 #include <linux/tls.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -55,7 +55,8 @@ static struct {
     unsigned fail_send_after;       /* ... so many succeed first */
     const struct incoming *incoming;
     size_t incoming_count;
-    bool no_keys; /* getsockopt() finds none */
+    bool no_keys;   /* getsockopt() finds none */
+    uint64_t acked; /* bytes that TCP has sent */
     uint16_t cipher, version;
 } kernel;
 
@@ -110,6 +111,13 @@ __wrap_getsockopt(int fd, int level, int name, void *value, socklen_t *size)
 {
     struct tls_crypto_info info = {kernel.version, kernel.cipher};
 
+    if (kernel.active && level == IPPROTO_TCP && name == TCP_INFO) {
+        struct tcp_info sent = {.tcpi_bytes_acked = kernel.acked};
+
+        ck_assert_uint_eq(*size, sizeof(sent));
+        memcpy(value, &sent, sizeof(sent));
+        return 0;
+    }
     if (!kernel.active || level != SOL_TLS)
         return __real_getsockopt(fd, level, name, value, size);
     ck_assert_uint_eq(*size, sizeof(info)); /* or the keys would come out of the kernel again */
@@ -461,7 +469,7 @@ start(uint16_t suite, bool rekeys)
 
     begin(suite);
     kernel.version = traffic_suite_find(suite)->version;
-    kernel.cipher = (uint16_t)(suite == 0x1301 || suite == 0xc02b ? 51 : 52);
+    kernel.cipher = (uint16_t)(suite == 0x1303 ? 54 : suite == 0x1301 || suite == 0xc02b ? 51 : 52);
     if (rekeys) { /* the secrets that follow the present ones */
         memcpy(state.send.secret, server.send.secret, TRAFFIC_SECRET_MAX);
         memcpy(state.receive.secret, server.receive.secret, TRAFFIC_SECRET_MAX);
@@ -634,6 +642,59 @@ START_TEST(a_key_is_changed_before_it_is_worn_out)
 }
 END_TEST
 
+/* What sendfile(), splice() and other processes sent past the library. */
+START_TEST(bytes_that_others_sent_wear_a_key_out_too)
+{
+    const uint64_t soft = RECORD_GCM_SOFT * TRAFFIC_PLAINTEXT_MAX;
+    const uint64_t hard = RECORD_GCM_HARD * TRAFFIC_PLAINTEXT_MAX;
+
+    start(0xc030, false);
+    kernel.acked = hard - 1;
+    ck_assert_int_eq(stream_flush(&stream, &error), 0);
+    ck_assert_int_eq(stream_write(&stream, "data", 4, &error), 4);
+    ck_assert_int_eq(stream_write(&stream, "data", 4, &error), -1);
+    stream_clear(&stream);
+
+    start(0xc030, false);
+    kernel.acked = hard;
+    ck_assert_int_eq(stream_flush(&stream, &error), -1);
+    ck_assert_int_eq(stream.code, TLSAGENT_E_REKEY);
+    ck_assert_int_eq(stream_write(&stream, "data", 4, &error), -1);
+    ck_assert_int_eq(stream.code, TLSAGENT_E_REKEY);
+    ck_assert_int_eq(stream_shutdown_send(&stream, &error), 0); /* the end can be said */
+    ck_assert_uint_eq(kernel.count, 1);
+    stream_clear(&stream);
+
+    start(0xc030, false); /* a writer that never flushes learns it, too */
+    for (int i = 0; i < 5; i++)
+        ck_assert_int_eq(stream_write(&stream, "data", 4, &error), 4);
+    kernel.acked = hard;
+    for (int i = 0; i < 16 && stream_write(&stream, "data", 4, &error) == 4; i++)
+        ;
+    ck_assert_int_eq(stream.code, TLSAGENT_E_REKEY);
+    stream_clear(&stream);
+
+    start(0x1301, true); /* new keys are counted anew */
+    kernel.acked = soft;
+    ck_assert_int_eq(stream_flush(&stream, &error), 0);
+    check_sent(0, RECORD_HANDSHAKE, update, 5);
+    ck_assert_int_eq(kernel.events[1].kind, KEYS_TX);
+    kernel.acked = 2 * soft - 1;
+    ck_assert_int_eq(stream_flush(&stream, &error), 0);
+    ck_assert_uint_eq(kernel.count, 2);
+    kernel.acked = 2 * soft;
+    ck_assert_int_eq(stream_flush(&stream, &error), 0);
+    ck_assert_uint_eq(kernel.count, 4);
+    stream_clear(&stream);
+
+    start(0x1303, false); /* ChaCha20-Poly1305 has no such limit */
+    kernel.acked = 1000 * hard;
+    ck_assert_int_eq(stream_flush(&stream, &error), 0);
+    ck_assert_int_eq(stream_write(&stream, "data", 4, &error), 4);
+    stream_clear(&stream);
+}
+END_TEST
+
 static const struct {
     int error;
     int code;
@@ -787,7 +848,7 @@ START_TEST(tls_is_not_stopped_in_the_kernel_form)
 {
     start(0x1301, false);
     ck_assert_int_eq(stream_stop(&stream, &error), -1);
-    ck_assert_int_eq(stream.code, TLSAGENT_E_ARGUMENT);
+    ck_assert_int_eq(stream.code, TLSAGENT_E_FORM);
     ck_assert_int_eq(stream_write(&stream, "data", 4, &error), 4);
     ck_assert_uint_eq(kernel.count, 1);
     stream_clear(&stream);
@@ -820,6 +881,7 @@ main(void)
     tcase_add_test(library, a_sending_key_that_is_refused_ends_writing);
     tcase_add_test(library, keys_are_not_changed_where_that_cannot_be);
     tcase_add_test(library, a_key_is_changed_before_it_is_worn_out);
+    tcase_add_test(library, bytes_that_others_sent_wear_a_key_out_too);
     tcase_add_loop_test(library, what_the_kernel_refuses_is_named, 0, COUNT(failures));
     tcase_add_test(library, an_end_is_clean_or_it_is_not);
     tcase_add_loop_test(library, control_records_are_put_together, 0, 2);
