@@ -147,6 +147,7 @@ pull_handle_delivered(struct tlsagent *agent, struct cell *cell, struct channel_
             conn->owns_fd = conn->delivered = true;
             conn->serial = cell->serial;
             conn_start_stream(conn, &said);
+            conn->plain = agent->pull_plain;
         }
         if (conn == NULL || conn->code != TLSAGENT_OK) { /* the peer sees a closed connection */
             agent_fail(agent, TLSAGENT_E_MEMORY, "out of memory: a connection was dropped");
@@ -269,6 +270,19 @@ tlsagent_pull(struct tlsagent *agent, const char *context, unsigned connections)
     rc = pull(agent, context, connections);
     agent_leave(agent);
     return rc;
+}
+
+int
+tlsagent_pull_forms(struct tlsagent *agent, unsigned forms)
+{
+    const char *fault;
+
+    if (agent == NULL || agent_check_owner(agent) == -1)
+        return -1;
+    agent_clear_error(agent);
+    fault = agent->pull_count > 0 ? "connections are pulled already: say their forms before"
+                                  : conn_forms_read(forms, &agent->pull_forms, &agent->pull_plain);
+    return fault == NULL ? 0 : agent_fail(agent, TLSAGENT_E_ARGUMENT, "%s", fault);
 }
 
 static struct tlsagent_conn *

@@ -145,6 +145,20 @@ conn_fail(struct tlsagent_conn *conn, int code, const char *format, ...)
     conn_finish(conn, CONN_FAILED);
 }
 
+const char *
+conn_forms_read(unsigned forms, uint8_t *asked, bool *plain)
+{
+    const unsigned known = CONN_FORMS_AUTO | TLSAGENT_FORM_STREAM;
+
+    if (forms != TLSAGENT_FORM_KERNEL_PLAIN && (forms & TLSAGENT_FORM_KERNEL_PLAIN) != 0)
+        return "TLSAGENT_FORM_KERNEL_PLAIN cannot be combined with other forms";
+    if ((forms & ~(known | TLSAGENT_FORM_KERNEL_PLAIN)) != 0)
+        return "a hand-back form that is not known";
+    *plain = forms == TLSAGENT_FORM_KERNEL_PLAIN;
+    *asked = *plain ? SERVICE_FORM_KERNEL : forms != 0 ? (uint8_t)forms : CONN_FORMS_AUTO;
+    return NULL;
+}
+
 bool
 conn_form_fits(uint8_t form, uint8_t asked)
 {
@@ -409,19 +423,12 @@ int
 tlsagent_set_forms(struct tlsagent_conn *conn, unsigned forms)
 {
     struct conn_request *request = get_request(conn);
+    const char *fault;
 
     if (request == NULL)
         return -1;
-    request->plain = forms == TLSAGENT_FORM_KERNEL_PLAIN;
-    if (request->plain)
-        forms = TLSAGENT_FORM_KERNEL;
-    if ((forms & TLSAGENT_FORM_KERNEL_PLAIN) != 0)
-        return conn_set_error(conn, TLSAGENT_E_ARGUMENT,
-                              "TLSAGENT_FORM_KERNEL_PLAIN cannot be combined with other forms");
-    if ((forms & ~(unsigned)(CONN_FORMS_AUTO | TLSAGENT_FORM_STREAM)) != 0)
-        return conn_set_error(conn, TLSAGENT_E_ARGUMENT, "unknown hand-back form in 0x%x", forms);
-    request->forms = forms != 0 ? (uint8_t)forms : CONN_FORMS_AUTO;
-    return 0;
+    fault = conn_forms_read(forms, &request->forms, &request->plain);
+    return fault == NULL ? 0 : conn_set_error(conn, TLSAGENT_E_ARGUMENT, "%s", fault);
 }
 
 void
@@ -472,6 +479,7 @@ tlsagent_error(const struct tlsagent_conn *conn)
         [TLSAGENT_E_SYSTEM] = "a system call failed",
         [TLSAGENT_E_RETRY] = "the agent's process died during the handshake",
         [TLSAGENT_E_MOVED] = "the connection was moved to another process",
+        [TLSAGENT_E_FORM] = "not in this form of hand-back",
         [TLSAGENT_E_REKEY] = "new keys are due, and the kernel cannot change them",
     };
 

@@ -161,6 +161,7 @@ struct tlsagent {
     struct conn_list waiting;
     struct conn_list finished; /* and not yet told */
     uint8_t pull_forms;        /* that are asked for with pulls */
+    bool pull_plain;           /* ... for plain read() and write() */
     struct pull pulls[AGENT_PULLS_MAX];
     size_t pull_count;
     bool pull_failed; /* error says why; tlsagent_accept() has not yet told */
@@ -280,6 +281,10 @@ void conn_fail(struct tlsagent_conn *conn, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* Was this form asked for? A stream is made out of records. */
+/* What a caller's forms mean: those to ask for, and whether plain read() and write() are meant.
+ * Returns NULL, or what is wrong with them. */
+const char *conn_forms_read(unsigned forms, uint8_t *asked, bool *plain);
+
 bool conn_form_fits(uint8_t form, uint8_t asked);
 
 /* Ask a cell, or wait for one. May fail the connection. */

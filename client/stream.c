@@ -346,7 +346,7 @@ stream_stop(struct stream *stream, struct error *error)
     if (stream_enter(stream, error) == -1)
         return -1;
     if (stream->record->in_kernel)
-        return stream_refuse(stream, TLSAGENT_E_ARGUMENT,
+        return stream_refuse(stream, TLSAGENT_E_FORM,
                              "TLS cannot be taken off a socket again once the kernel does it: ask "
                              "for the records form",
                              error);

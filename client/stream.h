@@ -140,7 +140,7 @@ int stream_shutdown(struct stream *stream, struct error *error);
 /* End TLS on the connection and keep the connection: stream_shutdown_send(), then read until the
  * peer's close_notify and not a byte further. 0: both are done, what comes now is not TLS (call
  * stream_clear()). 1: the peer still had data: stream_read() it, then the same call again.
- * WANT_POLLIN, WANT_POLLOUT, -1. In the kernel form E_ARGUMENT: the kernel does not let go. */
+ * WANT_POLLIN, WANT_POLLOUT, -1. In the kernel form E_FORM: the kernel does not let go. */
 int stream_stop(struct stream *stream, struct error *error);
 
 /* Write up to size bytes of a file from *offset, which is advanced. As stream_write(); 0: the

@@ -61,6 +61,7 @@ enum tlsagent_error_code {
     TLSAGENT_E_RETRY, /* the agent's process died during the handshake; the peer may try again */
     TLSAGENT_E_MOVED, /* it was moved to another process; or what came from one is no connection */
     TLSAGENT_E_REKEY, /* new keys are due, and the kernel that has the keys cannot change them */
+    TLSAGENT_E_FORM,  /* the connection's form cannot do that */
 };
 
 struct tlsagent;      /* a handle to the agent */
@@ -116,6 +117,12 @@ struct tlsagent_conn *tlsagent_accept_fd(struct tlsagent *agent, const char *con
  * tlsagent_conn_fd() if that is wanted. */
 int tlsagent_pull(struct tlsagent *agent, const char *context, unsigned connections);
 
+/* Before the first tlsagent_pull() or tlsagent_accept() of the handle: in which forms these
+ * connections may come, as tlsagent_set_forms() says it for those that one hands to the agent
+ * oneself. Returns 0 or -1 (TLSAGENT_E_ARGUMENT). A pull that no cell can fulfil in these forms is
+ * answered with an error of the handle. */
+int tlsagent_pull_forms(struct tlsagent *agent, unsigned forms);
+
 /* Wait for the next connection that the agent accepted (pulls one if tlsagent_pull() was not
  * called). timeout_ms: -1 for ever. NULL: none came, or an error (tlsagent_agent_error_code() !=
  * 0). While there is no agent an error comes every 100 ms: calling again is the way to wait. */
@@ -164,7 +171,8 @@ ssize_t tlsagent_writev(struct tlsagent_conn *conn, const struct iovec *parts, i
  * process. */
 ssize_t tlsagent_sendfile(struct tlsagent_conn *conn, int file, off_t *offset, size_t size);
 
-/* Send what was accepted and not yet sent. 0: all is with the kernel. WANT_POLLOUT: not yet. */
+/* Send what was accepted and not yet sent. 0: all is with the kernel. WANT_POLLOUT: not yet. In the
+ * kernel form it also looks how much the key has protected, whoever sent it: see libtlsagent(3). */
 int tlsagent_flush(struct tlsagent_conn *conn);
 
 /* ---- a plain descriptor ---- */
@@ -198,7 +206,7 @@ int tlsagent_shutdown(struct tlsagent_conn *conn);
  * a byte further. 0: done: read and write tlsagent_conn_fd(), which is the caller's own now
  * (tlsagent_close() only frees the connection; tlsagent_accept_fd() may begin TLS again).
  * 1: the peer still had data: tlsagent_read() until it returns 0, then the same call again.
- * -1, or WANT_POLLIN/POLLOUT: the same call again. Not in the kernel form (TLSAGENT_E_ARGUMENT,
+ * -1, or WANT_POLLIN/POLLOUT: the same call again. Not in the kernel form (TLSAGENT_E_FORM,
  * nothing happened): Linux does not take TLS off a socket; ask for TLSAGENT_FORM_RECORDS. */
 int tlsagent_stop(struct tlsagent_conn *conn);
 

@@ -168,6 +168,8 @@ worker_main(void *argument)
     worker.agent = tlsagent_open(options->socket);
     if (worker.clients.epoll == -1 || worker.agent == NULL)
         die("cannot start: %s", strerror(errno));
+    if (tlsagent_pull_forms(worker.agent, options->forms) == -1)
+        die("--form: %s", tlsagent_agent_error(worker.agent));
     if (tlsagent_check(worker.agent) == -1)
         say("warning: %s", tlsagent_agent_error(worker.agent));
     if (epoll_ctl(worker.clients.epoll, EPOLL_CTL_ADD, tlsagent_fd(worker.agent), &event) == -1)
@@ -205,7 +207,7 @@ worker_main(void *argument)
 static void __attribute__((noreturn)) usage(void)
 {
     fputs("usage: https-server --context NAME (--listen ADDR:PORT | --agent-listener NAME)\n"
-          "                    [--workers N] [--form auto|records] [--socket PATH]\n"
+          "                    [--workers N] [--form auto|records|kernel] [--socket PATH]\n"
           "                    [--user NAME] [--greet TEXT]\n",
           stderr);
     exit(2);
@@ -248,9 +250,12 @@ options_read(struct options *options, int argc, char **argv)
                 die("--workers %s: must be 1 to %d", optarg, PREFORK_WORKERS_MAX);
             break;
         case 'f':
-            if (strcmp(optarg, "auto") != 0 && strcmp(optarg, "records") != 0)
-                die("--form %s: must be auto or records", optarg);
-            options->forms = strcmp(optarg, "records") == 0 ? TLSAGENT_FORM_RECORDS : 0;
+            if (strcmp(optarg, "auto") != 0 && strcmp(optarg, "records") != 0 &&
+                strcmp(optarg, "kernel") != 0)
+                die("--form %s: must be auto, records or kernel", optarg);
+            options->forms = strcmp(optarg, "records") == 0  ? TLSAGENT_FORM_RECORDS
+                             : strcmp(optarg, "kernel") == 0 ? TLSAGENT_FORM_KERNEL
+                                                             : 0;
             break;
         case 's':
             options->socket = optarg;

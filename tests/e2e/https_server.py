@@ -144,6 +144,14 @@ def test_dead_worker_is_restarted():
         check(facts(server.port), "serves")
 
 
+def test_agent_accepts_for_the_records_form():
+    with Scene() as scene:
+        port = free_port()
+        agent = scene.agent(context("www", listen=f'{{"127.0.0.1:{port}"}}'))
+        scene.server(agent, "--form", "records", listener=port)
+        check(facts(port)["hand-back form"] == "records", facts(port))
+
+
 def test_agent_accepts():
     with Scene() as scene:
         port = free_port()
@@ -155,6 +163,7 @@ def test_agent_accepts():
         for version in (12, 13):
             client("tickets", port, version, 2 if version == 13 else 1)
             client("glue", port, f"{version}resumed")
+        check(facts(port)["hand-back form"] in ("records", "kernel"), "form")
         seen = {facts(port)["worker pid"].split()[0] for _ in range(100)}
         print(f"{len(seen)} of 3 workers were given connections")
         check(len(seen) >= 2 and len(children(server.pid)) == 3, seen)

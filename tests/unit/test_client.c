@@ -904,6 +904,38 @@ START_TEST(credits_are_what_the_caller_can_take)
 }
 END_TEST
 
+START_TEST(pulled_connections_come_in_the_forms_that_were_named)
+{
+    struct tlsagent *agent = open_greeted(&fake, 1);
+    struct service_finished said = fake_facts("www");
+    struct fake_request request;
+    char byte;
+    int pair[2];
+
+    ck_assert_int_eq(tlsagent_pull_forms(agent, TLSAGENT_FORM_KERNEL_PLAIN | TLSAGENT_FORM_RECORDS),
+                     -1);
+    ck_assert_contains(tlsagent_agent_error(agent), "cannot be combined");
+    ck_assert_int_eq(tlsagent_pull_forms(agent, 0x40), -1);
+    ck_assert_int_eq(tlsagent_agent_error_code(agent), TLSAGENT_E_ARGUMENT);
+    ck_assert_int_eq(tlsagent_pull_forms(agent, TLSAGENT_FORM_KERNEL_PLAIN), 0);
+    ck_assert_int_eq(tlsagent_pull_forms(agent, TLSAGENT_FORM_KERNEL), 0);
+    ck_assert_int_eq(tlsagent_pull(agent, "www", 2), 0);
+    request = fake_expect(&fake, 0, SERVICE_PULL);
+    ck_assert_uint_eq(request.pull.forms, SERVICE_FORM_KERNEL);
+    ck_assert_int_eq(tlsagent_pull_forms(agent, TLSAGENT_FORM_RECORDS), -1);
+    ck_assert_contains(tlsagent_agent_error(agent), "already");
+
+    tcp_pair(pair); /* in the records form: this cell breaks the rules */
+    ck_assert_uint_eq(said.form, SERVICE_FORM_RECORDS);
+    deliver(0, pair[0]);
+    close(pair[0]);
+    ck_assert_ptr_null(tlsagent_accept(agent, "www", 300));
+    ck_assert_int_eq((int)recv(pair[1], &byte, 1, 0), 0); /* and the connection is closed */
+    close(pair[1]);
+    tlsagent_free(agent);
+}
+END_TEST
+
 START_TEST(unfetched_deliveries_go_with_the_handle)
 {
     struct tlsagent *agent = open_greeted(&fake, 1);
@@ -1310,6 +1342,7 @@ main(void)
     tcase_add_test(cases, no_replacement_within_a_second_is_an_error);
     tcase_add_loop_test(cases, retryable_refusal_goes_to_another_cell, 1, 3);
     tcase_add_test(cases, credits_are_what_the_caller_can_take);
+    tcase_add_test(cases, pulled_connections_come_in_the_forms_that_were_named);
     tcase_add_test(cases, unfetched_deliveries_go_with_the_handle);
     tcase_add_test(cases, pull_survives_a_restart_of_the_agent);
     tcase_add_test(cases, waiting_without_an_agent_does_not_spin);
