@@ -14,7 +14,7 @@ import sys
 import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import (BUILD, ROOT, SANITIZED, WORKER_USER, Process, Scene, ca, check, free_port, main,  # noqa: E402
+from e2e import (BUILD, FORM, ROOT, SANITIZED, WORKER_USER, Process, Scene, ca, check, free_port, main,  # noqa: E402
                  process_fds, tls_connect, wait_until)
 from serve_lib import relays  # noqa: E402
 
@@ -314,6 +314,9 @@ def restarts_through_the_store(form, count):
         service = manager.spawn(scene, command)
         process = talkers(scene, port, count)
         newcomers = Newcomers(port)
+        if FORM == "kernel":
+            sockets = pathlib.Path("/proc/net/tls_stat").read_text()
+            check(int(re.search(r"TlsCurrTxSw\s+(\d+)", sockets).group(1)) >= count, sockets)
         for _ in range(3):
             service.process.send_signal(signal.SIGTERM)
             check(service.process.wait(60) == 0, service.text())
@@ -342,7 +345,7 @@ def restarts_through_the_store(form, count):
 
 
 def test_restarts_through_the_fd_store_of_systemd():
-    restarts_through_the_store("auto", 50 if SANITIZED else 300)
+    restarts_through_the_store("auto", 50 if SANITIZED else 16 if FORM == "kernel" else 300)
 
 
 def test_restarts_of_the_stream_form_through_the_fd_store_of_systemd():

@@ -34,6 +34,7 @@ struct pair {
 struct options {
     const char *context;  /* NULL: "www" */
     unsigned forms;       /* 0: the one under test */
+    bool ipv6;            /* instead of IPv4 */
     bool local;           /* a Unix socket instead of TCP */
     bool hold;            /* the client's last flight is kept in peer.out: pair_begin() only */
     bool protocol;        /* TCP_ULP "tls" is set before the handshake, by the worker */
@@ -70,7 +71,10 @@ void expect_clean_end(struct pair *pair);
 size_t craft(struct pair *pair, uint8_t type, const void *content, size_t size, uint8_t *record);
 void client_craft(struct pair *pair, uint8_t type, const void *content, size_t size);
 
+void pair_echo(struct pair *pair); /* some bytes in each direction */
+
 int file_make(size_t size); /* an unlinked file with the pattern */
+size_t bulk_size(void);     /* $FORMS_BULK megabytes */
 
 enum when {
     ALWAYS = 0,
@@ -85,6 +89,9 @@ struct test_case {
     void (*run)(void);
     int when;
 };
-extern const struct test_case data_cases[], end_cases[], form_cases[];
+extern const struct test_case data_cases[], socket_cases[], end_cases[], form_cases[];
+
+/* Linux's selftest, name by name, as lines of a comment. False: a name is missing. */
+bool table_print(void);
 
 #endif

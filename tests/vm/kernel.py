@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Kernel TLS for real: boots Debian's own kernel under qemu and runs tests/vm/forms.c inside.
+"""Kernel TLS for real, and the sandbox under an older kernel: boots Debian's own under qemu; init.sh says what runs.
 
 The machine has no disk and no network: an initramfs with the programs of this build, the shared
-libraries that they need, the kernel's TLS and cipher modules, and busybox. The agent runs in it as
-it does anywhere; what forms.c reports there, by name, is reported here. Emulated (-accel tcg), so
-neither root nor /dev/kvm is needed. The kernel's package comes from Debian's archive once and
-stays in BUILD/vm.
+libraries that they need, the kernel's TLS and cipher modules, busybox, and Python with those tests
+of tests/e2e that are about the kernel form. The agent runs in it as it does anywhere; what is
+reported there, by name, is reported here. Emulated (-accel tcg), so neither root nor /dev/kvm is
+needed. The kernel's package comes from Debian's archive once and stays in BUILD/vm.
+
+VM_OPTIONS="VM_ONLY=cases VM_WORD=splice": less of it.
 """
 import glob
-import gzip
 import os
 import re
 import shutil
@@ -19,91 +20,20 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get("BUILD", os.path.join(ROOT, "build"))
 CACHE = os.path.join(BUILD, "vm")
-DEADLINE = 370  # seconds for the machine, emulated and beside other tests
+DEADLINE = 700  # seconds for the machine, emulated and beside other tests
 VERSION = "6.1."
 
+# What is taken along: of the build, of this host, of the tests; and what the latter import.
+PROGRAMS = """tlsagentd tlsagent tests/vm/forms tests/peers/client tests/peers/worker tests/peers/moving
+tests/sandbox/test_attacks examples/https-server examples/self-replacing-server""".split()
+TOOLS = ["setpriv"]
+IDENTITIES = [("p256", "p256"), ("rsa", "rsa"), ("longname", "p256", "localhost", ".".join(["a" * 48] * 5 + ["org"]))]
+SCRIPTS = ["tests/lib/e2e.py", "tests/lib/serve_lib.py", "tests/lib/make-identity", "tests/vm/traps.py", "tests/e2e/traps.py", "tests/e2e/moving.py", "tests/e2e/sandbox.py"]
+PYTHON_MODULES = "e2e, array, encodings.idna, runpy, select, serve_lib, threading"
+
 # In the order in which they must be loaded.
-MODULES = """tls gf128mul ghash-generic gcm ctr ccm cmac seqiv libchacha chacha_generic libpoly1305
+MODULES = """cryptd crypto_simd aesni-intel tls gf128mul ghash-generic gcm ctr ccm cmac seqiv libchacha chacha_generic libpoly1305
 poly1305_generic chacha20poly1305""".split()
-
-INIT = """#!/bin/busybox sh
-/bin/busybox mkdir -p /bin /proc /sys /dev /tmp /run /etc /var
-/bin/busybox --install -s /bin
-export PATH=/bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-mount -t tmpfs tmp /tmp
-mount -t tmpfs run /run
-chmod 1777 /tmp
-ifconfig lo 127.0.0.1 up
-for module in {modules}; do insmod /modules/$module.ko || echo "FAIL machine: insmod $module"; done
-ulimit -n 8192
-{body}
-echo VM-DONE
-sync
-reboot -f
-"""
-
-BODY = """
-/agent/tlsagentd --foreground -c /agent/conf >/tmp/agent.log 2>&1 &
-for i in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19; do
-    [ -S /run/agent.sock ] && break
-    sleep 0.5
-done
-/agent/tlsagent status --socket /run/control.sock 2>&1 | sed 's/^/status: /'
-export FORMS_CA=/agent/ca.pem TLSAGENT_SOCK=/run/agent.sock
-FORMS_BULK=16 /agent/forms kernel
-for word in every_suite glued sendfile_bulk; do FORMS_BULK=4 /agent/forms records $word; done
-
-# The traps, as on the host (tests/e2e/traps.py), with programs that let libtlsagent choose the form.
-try() {
-    name=$1; shift
-    if /agent/client "$@" >/tmp/try.log 2>&1; then
-        echo "ok trap_$name (0)"
-    else
-        sed 's/^/    /' /tmp/try.log; echo "FAIL trap_$name"
-    fi
-}
-/agent/https-server --context www --listen 127.0.0.1:4430 --workers 1 >/tmp/server.log 2>&1 &
-/agent/https-server --context fixed --listen 127.0.0.1:4431 --workers 1 >>/tmp/server.log 2>&1 &
-/agent/worker echo $TLSAGENT_SOCK www - >/tmp/worker.log 2>&1 &
-sleep 1
-for i in 0 1 2 3 4 5 6 7 8 9; do
-    port=$(sed -n "s/^port //p" /tmp/worker.log)
-    [ -n "$port" ] && break
-    sleep 0.5
-done
-ca=/agent/ca.pem
-installed() { sed -n 's/^TlsTxSw[^0-9]*//p' /proc/net/tls_stat; }
-before=$(installed)
-try tickets_tls13 tickets 4430 $ca 13 2
-try tickets_tls12 tickets 4430 $ca 12 1
-try nonces_aes128 nonces 4430 $ca ECDHE-ECDSA-AES128-GCM-SHA256
-try nonces_aes256 nonces 4430 $ca ECDHE-ECDSA-AES256-GCM-SHA384
-try glued_tls12_false_start glue 4430 $ca 12
-try glued_tls12_abbreviated glue 4430 $ca 12resumed
-try compatibility_on compatibility 4430 $ca on
-try compatibility_off compatibility 4430 $ca off
-try renegotiation renegotiate 4430 $ca
-try fragment_tls12 fragment 4430 $ca 12
-try fragment_tls13 fragment 4430 $ca 13
-try handshake_message after_handshake 4430 $ca 1
-try key_update_shares_a_record keyupdate_shared 4430 $ca
-try key_update_first_where_rekey_is_preferred keyupdate_first 4431 $ca
-try key_update_storm_where_rekey_is_preferred keyupdate_storm 4431 $ca
-try fin_none_tls12 fin $port $ca 12 none
-try fin_record_tls12 fin $port $ca 12 record
-try fin_clean_tls12 fin $port $ca 12 clean
-try fin_none_tls13 fin $port $ca 13 none
-try fin_record_tls13 fin $port $ca 13 record
-try fin_clean_tls13 fin $port $ca 13 clean
-[ $(installed) -gt $before ] && echo "ok trap_form_is_kernel (0)" || echo "FAIL trap_form_is_kernel"
-sleep 0.5
-sed 's/^/worker: /' /tmp/worker.log
-sed 's/^/server: /' /tmp/server.log
-sed 's/^/agent: /' /tmp/agent.log
-"""
 
 CONF = """
 user = "daemon"
@@ -113,16 +43,16 @@ control_socket = "/run/control.sock"
 log_level = debug
 context "www" {
     identity "localhost" {
-        certificate = "/agent/localhost.pem"
-        key = "/agent/localhost.key"
+        certificate = "/tlsagent/build/test-identities/p256.pem"
+        key = "/tlsagent/build/test-identities/p256.key"
     }
     workers { users = {"root", "www-data"} }
     deadline = 60
 }
 context "fixed" {
     identity "localhost" {
-        certificate = "/agent/localhost.pem"
-        key = "/agent/localhost.key"
+        certificate = "/tlsagent/build/test-identities/p256.pem"
+        key = "/tlsagent/build/test-identities/p256.key"
     }
     prefer_rekey = true
     workers { users = {"root", "www-data"} }
@@ -179,12 +109,33 @@ def copy(source, root, target, mode=None):
         os.chmod(path, mode)
 
 
-def add_program(source, root, target):
-    """A program and the shared libraries that it needs, where its dynamic linker looks for them."""
-    copy(source, root, target, 0o755)
+def add_libraries(source, root):
+    """The shared libraries that a program needs, where its dynamic linker looks for them."""
     for path in re.findall(r"(/\S+) \(0x", run("ldd", source)):
         if not os.path.exists(root + path):
             copy(os.path.realpath(path), root, path)
+
+
+def add_program(source, root, target):
+    copy(source, root, target, 0o755)
+    add_libraries(source, root)
+
+
+def add_python(root):
+    """The interpreter, and of its library what the end-to-end tests load."""
+    add_program(os.path.realpath(sys.executable), root, "/usr/bin/python3")
+    listed = run(sys.executable, "-c", "import sys; sys.path.insert(0, sys.argv[1]); import " + PYTHON_MODULES +
+                 "; print('\\n'.join(m.__file__ for m in list(sys.modules.values()) if getattr(m, '__file__', None)))",
+                 os.path.join(ROOT, "tests/lib"))
+    library = os.path.dirname(os.__file__)
+    for path in {*listed.split(), *glob.glob(library + "/encodings/*.py")}:
+        if path.startswith(library):
+            copy(path, root, path)
+            if path.endswith(".so"):
+                add_libraries(path, root)
+            for compiled in glob.glob(os.path.join(os.path.dirname(path), "__pycache__",
+                                                   os.path.basename(path)[:-3] + ".cpython-3??.pyc")):
+                copy(compiled, root, compiled)
 
 
 def write(root, target, text, mode=0o644):
@@ -202,23 +153,34 @@ def make_initramfs(modules_root, scratch):
     for name in MODULES:
         found = glob.glob(os.path.join(modules_root, "lib/modules/*/kernel/**", name + ".ko"), recursive=True)
         copy(found[0], root, "/modules/" + name + ".ko")
-    for program in ("tlsagentd", "tlsagent"):
-        add_program(os.path.join(BUILD, program), root, "/agent/" + program)
-    for program in ("tests/vm/forms", "tests/peers/client", "tests/peers/worker", "examples/https-server"):
-        add_program(os.path.join(BUILD, program), root, "/agent/" + os.path.basename(program))
-    run(os.path.join(ROOT, "tests/lib/make-identity"), root + "/agent", "localhost", "p256", "localhost")
-    write(root, "/agent/conf", CONF)
+    write(root, "/modules/order", "\n".join(MODULES) + "\n")
+    for program in PROGRAMS:
+        add_program(os.path.join(BUILD, program), root, "/tlsagent/build/" + program)
+    for program in TOOLS:
+        add_program(shutil.which(program), root, "/usr/bin/" + program)
+    add_python(root)
+    for path in re.findall(r"libgcc_s.so.1 .*=> (/\S+)", run("/sbin/ldconfig", "-p"))[:1]:
+        copy(os.path.realpath(path), root, path)  # loaded when the first thread ends
+    for script in SCRIPTS:
+        copy(os.path.join(ROOT, script), root, "/tlsagent/" + script, 0o755)
+    sys.path.insert(0, os.path.join(ROOT, "tests/lib"))
+    import e2e
+    for label, kind, *names in IDENTITIES:
+        e2e.identity(label, kind, *names)
+    for path in glob.glob(os.path.join(BUILD, "test-identities", "*.*")):
+        copy(path, root, "/tlsagent/build/test-identities/" + os.path.basename(path))
+        os.utime(root + "/tlsagent/build/test-identities/" + os.path.basename(path))
+    write(root, "/tlsagent/conf", CONF)
     write(root, "/etc/passwd", "root:x:0:0::/:/bin/sh\ndaemon:x:1:1::/:/bin/sh\nwww-data:x:33:33::/:/bin/sh\n")
     write(root, "/etc/group", "root:x:0:\ndaemon:x:1:\nwww-data:x:33:\n")
-    write(root, "/init", INIT.format(modules=" ".join(MODULES), body=BODY), 0o755)
-    for directory in ("proc", "sys", "dev", "tmp", "run"):
+    copy(os.path.join(ROOT, "tests/vm/init.sh"), root, "/init", 0o755)
+    for directory in ("proc", "sys", "dev", "tmp", "run", "var"):
         os.makedirs(os.path.join(root, directory), exist_ok=True)
     names = subprocess.run(["find", "."], cwd=root, check=True, capture_output=True).stdout
-    image = os.path.join(scratch, "initramfs.gz")
-    archive = subprocess.run(["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"], cwd=root, check=True,
-                             input=names, capture_output=True).stdout
-    with gzip.open(image, "wb", compresslevel=1) as file:
-        file.write(archive)
+    image = os.path.join(scratch, "initramfs")
+    with open(image, "wb") as file:
+        subprocess.run(["cpio", "--quiet", "-o", "-H", "newc", "-R", "0:0"], cwd=root, check=True, input=names,
+                       stdout=file)
     return image
 
 
@@ -237,7 +199,7 @@ def main():
     initramfs = make_initramfs(modules_root, scratch)
     command = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "768", "-nographic", "-no-reboot",
                "-nic", "none", "-kernel", image, "-initrd", initramfs,
-               "-append", "console=ttyS0 quiet panic=-1"]
+               "-append", "console=ttyS0 quiet panic=-1 " + os.environ.get("VM_OPTIONS", "")]
     output = ""
     console = os.path.join(CACHE, "console.log")
     try:
@@ -254,7 +216,7 @@ def main():
     print("# " + os.path.basename(image))
     print(output)
     if "VM-DONE" not in output:
-        if "Linux version" not in output and "forms" not in output and "status:" not in output:
+        if "# cases" not in output and "VM_OPTIONS" not in os.environ:
             skip("qemu cannot run Debian's kernel here: " + (output.strip().splitlines() or ["no output"])[-1])
         print("FAIL machine_reaches_its_end")
         return 1
