@@ -24,7 +24,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import plots  # noqa: E402
-from sides import (GROUP, LARGE, LOAD_CPUS, OURS, PEERS, PIECES, SERVER_CPUS, SMALL, Load, Scene,
+from sides import (CONNECTIONS, DESCRIPTORS, GROUP, LARGE, LOAD_CPUS, OURS, PEERS, PIECES, SERVER_CPUS, SMALL, Load, Scene,
                    on_cpus, start, suite)  # noqa: E402
 
 EVERYBODY = (*OURS, "in-process", *PEERS)
@@ -227,7 +227,7 @@ class Bench:
 
     # (g)
     def memory(self):
-        count = 1000 if self.quick else 10000
+        count = 1000 if self.quick else min(CONNECTIONS, DESCRIPTORS // 2 - 100)
         title = f"memory of {count} idle connections"
         say(f"{title} ...")
         result = {}

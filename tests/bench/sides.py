@@ -6,6 +6,7 @@ processes, pinned to the same CPUs. A side knows all its processes: what it cost
 import json
 import os
 import pathlib
+import resource
 import socket
 import subprocess
 import sys
@@ -23,6 +24,20 @@ PIECES = {"tlsagent-no-sandbox": BUILD / "tests/sandbox/tlsagentd-open",
           "tlsagent-no-keeper": BUILD / "tests/bench/tlsagentd-no-keeper",
           "tlsagent-no-transfer": BUILD / "tests/bench/tlsagentd-no-transfer"}
 SMALL, LARGE = 100, 1 << 20
+CONNECTIONS = 10000  # that a side must be able to hold
+
+
+def descriptors():
+    """Room for them, if that is permitted: haproxy wants two for each, whether it needs them or not."""
+    wanted = 2 * CONNECTIONS + 4000
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+    except (OSError, ValueError):
+        pass  # not root
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+DESCRIPTORS = descriptors()
 
 CPUS = sorted(os.sched_getaffinity(0))
 SERVER_CPUS = CPUS[-1:]
@@ -206,7 +221,7 @@ def start_haproxy(scene, key, count, tickets):
     file.write_text(f"""
 global
     nbthread {count}
-    maxconn 12000
+    maxconn {min(CONNECTIONS + 500, DESCRIPTORS // 2 - 50)}
     ssl-default-bind-ciphers {CIPHERS}
     ssl-default-bind-ciphersuites {SUITES[13]}
     ssl-default-bind-curves {GROUP}
