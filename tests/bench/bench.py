@@ -241,11 +241,15 @@ class Bench:
                 before = side.resident()
                 load = Load(side, "--mode", "idle", "--version", 13, "--concurrency", 32)
                 said = load.batch(count)
-                if said["failed"]:
-                    raise AssertionError(f"{name}: {said}")
                 time.sleep(0.3)
                 after = side.resident()
                 load.stop()
+            if said["failed"]:
+                if name in OURS:
+                    raise AssertionError(f"{name}: {said}")
+                result[name] = {"failed": f"{said['failed']} of {said['done']}: {said['failure']}"}
+                say(f"   {name}: {result[name]['failed']}")
+                continue
             roles = {}
             for pid, size in after.items():
                 roles[side.processes[pid]] = roles.get(side.processes[pid], 0) + (size - before[pid]) / count

@@ -41,6 +41,9 @@ def memory_lines(results):
     lines = [f"Private memory per idle connection, bytes ({memory['connections']} connections, after warming up):", "",
              "| | all processes | of these |", "|---|---|---|"]
     for name, value in memory["bytes per connection"].items():
+        if "failed" in value:
+            lines.append(f"| {name} | not measured: {value['failed']} | |")
+            continue
         roles = ", ".join(f"{role} {size:.0f}" for role, size in value["roles"].items() if abs(size) >= 1)
         lines.append(f"| {name} | {value['bytes']:.0f} | {roles} |")
     return [*lines, ""]
