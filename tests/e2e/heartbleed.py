@@ -20,7 +20,8 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import BUILD, ROOT, SANITIZED, Process, Scene, Skip, ca, check, children, context, identity, main, run  # noqa: E402
+from e2e import BUILD, ROOT, SANITIZED, Process, Scene, Skip, ca, check, children, context, identity, main, run, tls_connect  # noqa: E402
+from serve_lib import relays, start_serve  # noqa: E402
 
 SCAN = BUILD / "tests/peers/scan"
 KINDS = ("rsa", "p256", "p384", "ed25519")
@@ -182,8 +183,9 @@ def scan(directory, needles, *pids):
     return lines, [line for line in lines if line.startswith("hit ")]
 
 
-def processes(agent, server):
-    names = {agent.pid: "supervisor", **agent.roles()}
+def processes(agent, server, serve):
+    names = {agent.pid: "supervisor", **agent.roles(), serve.pid: "serve"}
+    names |= {pid: "relay" for pid in relays() if pid not in serve.relays_of_others}
     names |= {pid: "worker" for pid in children(server.pid)}
     return names
 
@@ -206,8 +208,17 @@ def test_after_5000_handshakes_no_memory_holds_a_key():
         load = scene.load(server.port, "all", HANDSHAKES, 32)
         del os.environ["SSLKEYLOGFILE"]
         check(load.process.wait(250) == 0, load.text()[-3000:])
+        others = relays()
+        serve = start_serve(scene, agent, "cat")
+        serve.relays_of_others = others
+        kept = [tls_connect(serve.port) for _ in range(20)]
+        for connection in kept:
+            connection.sendall(b"x" * 5000)
+            while len(connection.recv(5000)) == 0:
+                pass
+        check(len(relays()) > len(others), "there is a relay")
         print(load.lines()[-1])
-        names = processes(agent, server)
+        names = processes(agent, server, serve)
 
         keys, public = key_needles()
         keeper = agent.pids("keeper")[0]
@@ -246,7 +257,9 @@ def test_after_5000_handshakes_no_memory_holds_a_key():
         _, hits = scan(scene.directory, keys, *names)
         check(not hits, hits)
         print(f"planted copies were found in all {len(names)} processes")
-        check(processes(agent, server) == names, "a process was replaced")
+        check(processes(agent, server, serve) == names, "a process was replaced")
+        for connection in kept:
+            connection.close()
 
 
 # ---- keys of single tickets ----

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Hostile workers, one kind each, as a program: hostile.py KIND SOCKET USER. Says "attacking", goes on until it is killed."""
+import ctypes
 import os
 import pwd
 import socket
@@ -96,6 +97,7 @@ def connection_bomb(path):
     """Four processes that connect and leave."""
     for _ in range(3):
         if os.fork() == 0:
+            ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
             break
     else:
         attacking()

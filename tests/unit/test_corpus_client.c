@@ -4,6 +4,7 @@
  * (`make fuzz`) have found interesting, and every crash that was found and mended. The library's.
  */
 #include "tests/fuzz/fuzz_record.c"
+#include "tests/fuzz/fuzz_relay.c"
 #include "tests/fuzz/fuzz_service.c"
 #include "tests/fuzz/fuzz_state.c"
 
@@ -12,6 +13,7 @@ static const struct {
     void (*run)(const uint8_t *data, size_t size);
 } targets[] = {
     {"record", fuzz_record},
+    {"relay", fuzz_relay},
     {"service", fuzz_service},
     {"state", fuzz_state},
 };
