@@ -548,8 +548,13 @@ make_ctx(void)
         CHECK((load.version == 12 ? SSL_CTX_set_cipher_list(ctx, load.suite)
                                   : SSL_CTX_set_ciphersuites(ctx, load.suite)) == 1,
               "--suite %s", load.suite);
-    if (load.group != NULL)
-        CHECK(SSL_CTX_set1_groups_list(ctx, load.group) == 1, "--group %s", load.group);
+    if (load.group != NULL) {
+        char groups[64];
+
+        /* In TLS 1.2 the list also says which curves a certificate may have. */
+        snprintf(groups, sizeof(groups), load.version == 12 ? "%s:P-256" : "%s", load.group);
+        CHECK(SSL_CTX_set1_groups_list(ctx, groups) == 1, "--group %s", load.group);
+    }
     /* The chain is not looked at (the signature is): the client must not be the slower side. */
     SSL_CTX_set_verify(ctx, SSL_VERIFY_NONE, NULL);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
