@@ -331,7 +331,7 @@ def test_keys_of_tickets_are_there_in_mid_handshake_and_gone_after_it():
         check(set(nonces) <= set(keys), "the key of a ticket was not where it was looked for")
         check(len(keys) >= 8 * 2 + 8, "keys of those that broke off are not among them:", len(keys))
         needles = {f"ticket-key-{number}": key for number, key in enumerate(keys.values())}
-        names = processes(agent, server)
+        names = {agent.pid: "supervisor", **agent.roles(), **{pid: "worker" for pid in children(server.pid)}}
         lines, hits = scan(scene.directory, needles, *names)
         check(not hits, "\n".join(f"{names[int(line.split()[1])]}: {line}" for line in hits))
         for keeper in agent.pids("keeper"):
