@@ -124,7 +124,7 @@ static void
 sendfile_large(void)
 {
     alarm(300); /* much for an emulated machine */
-    sendfile_of(8 * bulk_size());
+    sendfile_of(16 * bulk_size());
 }
 
 static void

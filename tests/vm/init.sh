@@ -58,7 +58,7 @@ if part cases; then
     start_agent || start_agent || start_agent || { cat /tmp/agent.log; echo "FAIL agent_starts"; }
     $BUILD/tlsagent status --socket /run/control.sock 2>&1 | sed 's/^/status: /'
     $BUILD/tests/vm/forms table
-    FORMS_BULK=16 $BUILD/tests/vm/forms kernel $VM_WORD
+    FORMS_BULK=8 $BUILD/tests/vm/forms kernel $VM_WORD
 
     # What Linux 6.1 lacks, and no more than that, is missing from the sandbox.
     $BUILD/tlsagent sandbox --socket /run/control.sock >/tmp/sandbox 2>&1

@@ -9,7 +9,7 @@ import pathlib
 import sys
 
 os.environ["FORM"] = "kernel"
-os.environ["GLUE_STEP"] = "7"
+os.environ["GLUE_STEP"] = "13"
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS / "lib"), str(TESTS / "e2e")]
 import e2e  # noqa: E402
