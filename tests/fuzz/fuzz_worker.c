@@ -155,7 +155,8 @@ fuzz_send_packet(int channel, uint8_t kind, const uint8_t *packet, size_t size, 
 static void
 fuzz_worker(const uint8_t *data, size_t size)
 {
-    static const struct control_worker credentials = {.uid = 4242, .gid = 4242, .pid = 1};
+    static const struct control_worker credentials = {
+        .uid = 4242, .gid = 4242, .pid = 1, .channels_max = 4};
     static struct loop_watch wake;
     static uint8_t junk[65536];
     int channel[2], pipes[2], peer;

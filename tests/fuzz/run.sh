@@ -7,7 +7,7 @@
 #   fuzz-coverage  how much of each decoder the committed corpora reach (lines, by llvm-cov).
 #
 # TEST=word: only targets whose name has the word in it.
-set -eu
+set -eu -o pipefail
 cd "$(dirname "$0")/../.."
 
 build=$(realpath -m "${BUILD:-build}")
@@ -49,13 +49,13 @@ run_coverage() {
     for name in $(targets); do
         LLVM_PROFILE_FILE=$out/$name.profraw "$out/tests/fuzz/fuzz_$name" -runs=0 "tests/fuzz/corpus/$name" \
             >/dev/null 2>&1
-        objects+=(-object "$out/tests/fuzz/fuzz_$name")
+        objects+=(${objects:+-object} "$out/tests/fuzz/fuzz_$name") # the first one stands alone
     done
     llvm-profdata merge -sparse "$out"/*.profraw -o "$out/all.profdata"
     llvm-cov report "${objects[@]}" -instr-profile="$out/all.profdata" protocol/*.c agent/generation.c \
         agent/generation_format.c agent/shape.c agent/keyring.c agent/ticket.c agent/workers.c agent/handshake.c \
         agent/transport.c agent/credential*.c agent/config*.c client/record*.c client/stream*.c client/move.c \
-        client/facts.c 2>/dev/null |
+        client/facts.c |
         awk 'NR == 1 { printf "%-32s %8s %8s %8s\n", "file", "lines", "missed", "covered" }
             /\.c |^TOTAL/ { printf "%-32s %8s %8s %8s\n", $1, $8, $9, $10 }'
 }
