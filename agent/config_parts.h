@@ -1,7 +1,8 @@
 /*
  * config_parts.h: what the parts of the configuration reader share. For agent/config*.c only.
  *
- *   config.c             the options, and what they mean together
+ *   config.c             the options, and what those of the top level mean together
+ *   config_contexts.c    the blocks context, identity and workers
  *   config_text.c        libconfuse, wrapped so that every value knows its file and line
  *   config_values.c      one value each: numbers, versions, addresses, users, cipher lists
  *   config_identities.c  identities found in a directory
@@ -29,6 +30,22 @@ int config_fail(struct error *error, const char *file, unsigned line, const char
 /* The same, at a value. The -1 is spelled out for readers that do not see into the function. */
 #define config_fail_value(error, value, key, ...)                                                  \
     (config_fail(error, (value)->file, (value)->line, key, __VA_ARGS__), -1)
+
+/* What is passed down while a configuration is being built. */
+struct config_reader {
+    struct config *config;
+    struct config_context *context; /* the current one */
+    bool as_root;
+    struct error *error;
+};
+
+/* Each fails with an error at a value, at a block, of memory; its value is -1. */
+#define CONFIG_FAIL(reader, value, key, ...)                                                       \
+    config_fail_value((reader)->error, value, key, __VA_ARGS__)
+#define CONFIG_FAIL_BLOCK(reader, block, key, ...)                                                 \
+    (config_fail((reader)->error, (block)->filename, config_text_line(block), key, __VA_ARGS__), -1)
+#define CONFIG_FAIL_MEMORY(reader)                                                                 \
+    (error_set((reader)->error, "%s: out of memory", (reader)->config->file), -1)
 
 /* ---- config_text.c ---- */
 
@@ -99,6 +116,27 @@ char *config_value_path(const char *config_file, const char *text);
 
 /* Whether text is a host name as SNI has it, or "*." and one. */
 bool config_value_is_host(const char *text);
+
+/* ---- config_values.c, for values of a configuration being built: each returns 0, or -1 ---- */
+
+int config_copy_text(struct config_reader *reader, const struct config_value *value,
+                     const char *key, char **text);
+
+/* An optional number: the default stays if it is not given. */
+int config_read_number(struct config_reader *reader, cfg_t *block, const char *key,
+                       unsigned minimum, unsigned maximum, unsigned *number);
+
+/* The path of a value, made absolute; at most LOAD_PATH_MAX with its NUL. */
+int config_read_path(struct config_reader *reader, const struct config_value *value,
+                     const char *key, char **path);
+
+/* The same for a file that must be readable now: the supervisor opens it later, but here its line
+ * is known. Nothing happens if it is not given. */
+int config_read_file_path(struct config_reader *reader, cfg_t *block, const char *key, char **path);
+
+/* ---- config_contexts.c ---- */
+
+int config_read_contexts(struct config_reader *reader, cfg_t *cfg);
 
 /* ---- config_store.c ---- */
 

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -14,7 +15,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "protocol/control.h"
 #include "protocol/traffic.h"
 
 #define LIST_MAX     255   /* characters of a cipher or group list: generation.h keeps 256 */
@@ -409,4 +413,60 @@ config_value_is_host(const char *text)
         if (p[length] == '\0') /* no top-level domain is a number: that is an IP address */
             return strspn(p, "0123456789") < length;
     }
+}
+
+/* ---- values of a configuration being built ---- */
+
+int
+config_copy_text(struct config_reader *reader, const struct config_value *value, const char *key,
+                 char **text)
+{
+    free(*text);
+    *text = strdup(value->text);
+    return *text != NULL ? 0 : CONFIG_FAIL(reader, value, key, "out of memory");
+}
+
+int
+config_read_number(struct config_reader *reader, cfg_t *block, const char *key, unsigned minimum,
+                   unsigned maximum, unsigned *number)
+{
+    const struct config_value *value = config_text_get(block, key);
+
+    return value == NULL ? 0
+                         : config_value_number(value, key, minimum, maximum, number, reader->error);
+}
+
+int
+config_read_path(struct config_reader *reader, const struct config_value *value, const char *key,
+                 char **path)
+{
+    if (value->text[0] == '\0')
+        return CONFIG_FAIL(reader, value, key, "is empty; name a file, or leave it out");
+    *path = config_value_path(reader->config->file, value->text);
+    if (*path == NULL)
+        return CONFIG_FAIL(reader, value, key, "out of memory");
+    if (strlen(*path) >= LOAD_PATH_MAX)
+        return CONFIG_FAIL(reader, value, key, "the path is longer than %d bytes",
+                           LOAD_PATH_MAX - 1);
+    return 0;
+}
+
+int
+config_read_file_path(struct config_reader *reader, cfg_t *block, const char *key, char **path)
+{
+    const struct config_value *value = config_text_get(block, key);
+    struct stat facts;
+
+    if (value == NULL)
+        return 0;
+    if (config_read_path(reader, value, key, path) == -1)
+        return -1;
+    if (stat(*path, &facts) == -1)
+        return CONFIG_FAIL(reader, value, key, "%s: %s; correct the path", *path, strerror(errno));
+    if (!S_ISREG(facts.st_mode))
+        return CONFIG_FAIL(reader, value, key, "%s is not a file; correct the path", *path);
+    if (faccessat(AT_FDCWD, *path, R_OK, AT_EACCESS) == -1)
+        return CONFIG_FAIL(reader, value, key, "%s: %s; run as a user who may read it", *path,
+                           strerror(errno));
+    return 0;
 }
