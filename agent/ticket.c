@@ -97,8 +97,10 @@ tick_source(struct ticket_box *box, size_t number)
     uint64_t clock, periods, oldest, floor;
     uint32_t length = source->period; /* another keeper may wipe it at any moment */
 
-    if (source->kind == TICKET_NONE || length == 0)
+    if (source->kind == TICKET_NONE || length == 0) {
+        forget(box->sources[number].slots, UINT64_MAX);
         return;
+    }
     clock = box->clock() / length;
     if (clock == box->sources[number].clock_period)
         return;

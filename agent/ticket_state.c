@@ -231,14 +231,33 @@ begin_chain(struct ticket_source *source, const struct ticket_plan *plan)
     return done;
 }
 
-/* Was this source made by us, for periods of this length, and is it whole? */
+/* A copy of a source if it was made by us, for periods of this length, and is whole. Keepers may go
+ * forward on it meanwhile, so that is seen in the copy. */
 static bool
-goes_on(const struct ticket_source *source, const struct ticket_plan *plan)
+copy_source(const struct ticket_source *source, const struct ticket_plan *plan,
+            struct ticket_source *copy)
 {
     uint64_t oldest;
 
-    return (source->kind == TICKET_OWN || source->kind == TICKET_FLEET) &&
-           source->period == plan->period && ticket_source_oldest(source, &oldest);
+    for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+        *copy = *source;
+        if ((copy->kind == TICKET_OWN || copy->kind == TICKET_FLEET) &&
+            copy->period == plan->period && ticket_source_oldest(copy, &oldest))
+            return true;
+    }
+    OPENSSL_cleanse(copy, sizeof(*copy));
+    return false;
+}
+
+/* Is it the one that this secret begins? */
+static bool
+is_of_fleet(const struct ticket_source *source, const struct ticket_plan *plan)
+{
+    uint8_t filter[KEYOPS_FILTER_SIZE];
+
+    return derive(plan->fleet, plan->fleet_size, "tlsagent fleet filter", plan, filter,
+                  sizeof(filter)) &&
+           memcmp(filter, source->filter, sizeof(filter)) == 0;
 }
 
 bool
@@ -246,30 +265,22 @@ ticket_state_fill(struct ticket_state *state, const struct ticket_state *old,
                   const struct ticket_plan *plan)
 {
     struct ticket_source *current = &state->sources[0], *previous = &state->sources[1];
-    const struct ticket_source *before = NULL;
-    uint8_t filter[KEYOPS_FILTER_SIZE];
-    bool ours = false; /* the old current source is the one that we want */
+    bool known, ours;
 
     memset(state, 0, sizeof(*state));
     memcpy(state->magic, MAGIC, sizeof(state->magic));
     state->life = plan->life;
-    if (old != NULL && memcmp(old->magic, MAGIC, sizeof(old->magic)) == 0 &&
-        goes_on(&old->sources[0], plan))
-        before = &old->sources[0];
-    if (before != NULL && plan->fleet == NULL)
-        ours = before->kind == TICKET_OWN;
-    if (before != NULL && plan->fleet != NULL)
-        ours = derive(plan->fleet, plan->fleet_size, "tlsagent fleet filter", plan, filter,
-                      sizeof(filter)) &&
-               memcmp(filter, before->filter, sizeof(filter)) == 0;
+    known = old != NULL && memcmp(old->magic, MAGIC, sizeof(old->magic)) == 0 &&
+            copy_source(&old->sources[0], plan, current);
+    ours =
+        known && (plan->fleet != NULL ? is_of_fleet(current, plan) : current->kind == TICKET_OWN);
     if (ours) {
-        *current = *before;
-        if (goes_on(&old->sources[1], plan))
-            *previous = old->sources[1];
-        return true;
+        (void)copy_source(&old->sources[1], plan, previous);
+        /* The secret gives back what a clock that was too far ahead has made us forget. */
+        return plan->fleet == NULL || begin_chain(current, plan);
     }
-    if (before != NULL) {
-        *previous = *before;
+    if (known) {
+        *previous = *current;
         previous->last_period = plan->now / plan->period + 1;
     }
     return begin_chain(current, plan);

@@ -1,5 +1,8 @@
 /* test_ticket.c: tickets open where, when and for whom they should, and nowhere else. */
 #include <check.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -278,6 +281,16 @@ START_TEST(a_restart_keeps_the_keys)
 }
 END_TEST
 
+static atomic_bool copied;
+
+static void *
+go_forward(void *first)
+{
+    for (uint64_t period = *(uint64_t *)first; !copied; poll(NULL, 0, 0))
+        ticket_source_advance(&page.sources[0], ++period);
+    return NULL;
+}
+
 /* Hosts with one secret agree, whenever each of them was started; those of another do not. */
 START_TEST(a_fleet_agrees)
 {
@@ -310,6 +323,87 @@ START_TEST(a_fleet_agrees)
     ck_assert_int_eq(open_bytes(there, 1, sealed, sealed_size, opened, &size), KEYOPS_BAD_TICKET);
     ticket_box_free(there);
     ticket_box_free(box);
+}
+END_TEST
+
+/* A host that came up with a clock far ahead has forgotten the keys of today; loaded again, it has
+ * them from the secret. */
+START_TEST(a_host_of_a_fleet_comes_back_from_the_future)
+{
+    static const uint8_t secret[40] = "the secret of the fleet, many bytes";
+    struct ticket_plan plan = plan_now();
+    struct ticket_state host, other, again;
+    struct ticket_box *box, *there;
+    size_t sealed_size, size;
+
+    plan.fleet = secret;
+    plan.fleet_size = sizeof(secret);
+    ck_assert(ticket_state_fill(&host, NULL, &plan));
+    ck_assert(ticket_state_fill(&other, NULL, &plan));
+    there = box_new(&other);
+    sealed_size = seal_session(there, sealed);
+    now += 1000 * PERIOD;
+    ticket_box_free(box_new(&host));
+    now = START;
+    ck_assert(ticket_state_fill(&again, &host, &plan));
+    box = box_new(&again);
+    ck_assert_int_eq(open_bytes(box, 1, sealed, sealed_size, opened, &size), 0);
+    sealed_size = seal_session(box, sealed);
+    ck_assert_int_eq(open_bytes(there, 1, sealed, sealed_size, opened, &size), 0);
+    ticket_box_free(box);
+    ticket_box_free(there);
+}
+END_TEST
+
+/* A page is copied while keepers go forward on it. */
+START_TEST(a_page_is_copied_whole)
+{
+    struct ticket_plan plan = plan_now();
+    struct ticket_state next;
+    uint64_t first, oldest;
+    pthread_t keeper;
+
+    ck_assert(ticket_source_oldest(&page.sources[0], &first));
+    copied = false;
+    ck_assert_int_eq(pthread_create(&keeper, NULL, go_forward, &first), 0);
+    for (unsigned i = 0; i < 20000; i++) {
+        ck_assert(ticket_state_fill(&next, &page, &plan));
+        ck_assert(ticket_source_oldest(&next.sources[0], &oldest));
+        ck_assert_mem_eq(next.sources[0].filter, page.sources[0].filter, KEYOPS_FILTER_SIZE);
+    }
+    copied = true;
+    pthread_join(keeper, NULL);
+}
+END_TEST
+
+/* Also the keys that another one has already set up. */
+START_TEST(what_one_keeper_finds_expired_all_forget)
+{
+    static const uint8_t secret[32] = "the new secret of the fleet";
+    struct ticket_plan plan = plan_now();
+    struct ticket_state next, wiped;
+    struct ticket_box *box = box_new(&page), *other;
+    size_t size, sealed_size = seal_session(box, sealed);
+
+    ticket_box_free(box);
+    plan.fleet = secret;
+    plan.fleet_size = sizeof(secret);
+    ck_assert(ticket_state_fill(&next, &page, &plan));
+    box = box_new(&next);
+    other = box_new(&next);
+    ck_assert_int_eq(open_bytes(other, 1, sealed, sealed_size, opened, &size), 0);
+    now += LIFE + 3 * PERIOD;
+    ticket_tick(box);
+    ck_assert_int_eq(next.sources[1].kind, TICKET_NONE);
+    ticket_tick(other);
+    /* Were the key still in its memory, the ticket would open as soon as it may. */
+    wiped = next;
+    next.sources[1] = (struct ticket_source){.kind = TICKET_OWN, .period = PERIOD};
+    now = START;
+    ck_assert_int_ne(open_bytes(other, 1, sealed, sealed_size, opened, &size), 0);
+    next = wiped;
+    ticket_box_free(box);
+    ticket_box_free(other);
 }
 END_TEST
 
@@ -574,6 +668,9 @@ main(void)
     tcase_add_test(tcase, a_torn_step_forward_harms_nothing);
     tcase_add_test(tcase, a_restart_keeps_the_keys);
     tcase_add_test(tcase, a_fleet_agrees);
+    tcase_add_test(tcase, a_host_of_a_fleet_comes_back_from_the_future);
+    tcase_add_test(tcase, a_page_is_copied_whole);
+    tcase_add_test(tcase, what_one_keeper_finds_expired_all_forget);
     tcase_add_test(tcase, a_replaced_secret_still_opens_until_its_tickets_have_expired);
     tcase_add_test(tcase, each_seal_has_its_own_key_and_each_period);
     tcase_add_test(tcase, a_key_follows_from_the_secret_the_scope_and_the_nonce);
