@@ -127,8 +127,8 @@ add_names(struct identity_table *table, uint32_t number, bool explicit_ones)
     }
 }
 
-/* The set with exactly these members. A ticket's scope includes the leaf certificates: a session
- * does not cross to another identity. */
+/* The set with exactly these members. A ticket's scope includes the names of its certificates, not
+ * these themselves: a session does not cross to another identity, and outlives a renewal. */
 static struct identity_set *
 intern_set(struct identity_table *table, uint16_t context, const uint32_t members[KEY_SLOTS])
 {

@@ -155,10 +155,17 @@ server_ctx_groups(void)
     return groups;
 }
 
+/* Of TLS 1.2. */
+static const char *
+ciphers_of(const struct generation_context *facts)
+{
+    return facts->ciphers[0] != '\0' ? facts->ciphers : DEFAULT_CIPHERS;
+}
+
 static int
 set_algorithms(SSL_CTX *ctx, const struct generation_context *facts, struct error *error)
 {
-    const char *ciphers = facts->ciphers[0] != '\0' ? facts->ciphers : DEFAULT_CIPHERS;
+    const char *ciphers = ciphers_of(facts);
     const char *suites =
         facts->ciphersuites[0] != '\0' ? facts->ciphersuites : DEFAULT_CIPHERSUITES;
 
@@ -236,6 +243,7 @@ server_ctx_scope(const struct generation_context *facts,
 {
     uint8_t policy[SERVICE_NAME_MAX + 8];
     struct wire_writer writer;
+    const char *ciphers = ciphers_of(facts);
     EVP_MD_CTX *digest = EVP_MD_CTX_new();
 
     wire_writer_init(&writer, policy, sizeof(policy));
@@ -247,6 +255,9 @@ server_ctx_scope(const struct generation_context *facts,
     if (digest == NULL || EVP_DigestInit_ex(digest, EVP_sha256(), NULL) != 1 ||
         EVP_DigestUpdate(digest, policy, wire_size(&writer)) != 1 ||
         EVP_DigestUpdate(digest, facts->alpn, facts->alpn_size) != 1 ||
+        /* A session of TLS 1.2 goes on with its cipher; libssl does not look whether we still have
+         * it. */
+        EVP_DigestUpdate(digest, ciphers, strlen(ciphers) + 1) != 1 ||
         EVP_DigestUpdate(digest, client_ca->certificates, client_ca->size) != 1 ||
         EVP_DigestFinal_ex(digest, scope, NULL) != 1)
         log_die("digest of context \"%s\" failed", facts->name);

@@ -109,6 +109,7 @@ def test_scope_changes_mean_full_handshakes():
             "identity removed": text("second", default_identity='"second"'),
             "ALPN": text(alpn='{"one"}'),
             "versions": text(versions='"TLSv1.2"'),
+            "ciphers": text(ciphers='"ECDHE-ECDSA-CHACHA20-POLY1305"'),
         }
         agent = StoredAgent(scene, text())
         original = agent.file.read_text()
