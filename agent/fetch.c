@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -85,13 +86,21 @@ fail_closed(struct fetch *fetch)
 
 /* ---- what it is given ---- */
 
-/* A file that the configuration names, or nothing in its place. */
+/* A file that the configuration names, or nothing in its place. O_NONBLOCK: it may have become a
+ * FIFO, which must not hang us. */
 static int
 open_file(const char *path, const char *key, struct error *error)
 {
-    int fd = open(path != NULL ? path : "/dev/null", O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    int fd = open(path != NULL ? path : "/dev/null", O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    struct stat facts;
 
-    return fd != -1 ? fd : error_set(error, "fleet: %s %s: %s", key, path, strerror(errno));
+    if (fd == -1)
+        return error_set(error, "fleet: %s %s: %s", key, path, strerror(errno));
+    if (path != NULL && (fstat(fd, &facts) == -1 || !S_ISREG(facts.st_mode))) {
+        close(fd);
+        return error_set(error, "fleet: %s %s is not a regular file", key, path);
+    }
+    return fd;
 }
 
 /* Both, or none. */

@@ -60,7 +60,13 @@ handshake_lookup(const SSL *ssl)
 void
 handshake_answered(struct store_lookup *lookup)
 {
-    handshake_run((struct handshake *)((char *)lookup - offsetof(struct handshake, lookup)));
+    struct handshake *handshake =
+        (struct handshake *)((char *)lookup - offsetof(struct handshake, lookup));
+    struct serving *serving = handshake->cell->serving;
+    uint64_t before = serving_set(serving, handshake->blame);
+
+    handshake_run(handshake);
+    serving_set(serving, before);
 }
 
 /* OpenSSL's part ends here, in every outcome. The session is marked as properly closed first:

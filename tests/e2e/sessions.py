@@ -11,7 +11,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from e2e import BUILD, Scene, answers, ca, check, context, fetch, main, run, wait_until  # noqa: E402
-from sessions import StoredAgent, at_least, make_sessions, not_resumed, resume, settings  # noqa: E402
+from sessions import StoredAgent, at_least, gnutls, make_sessions, not_resumed, resume, settings  # noqa: E402
 
 CLIENTS = int(os.environ.get("CLIENTS", "1000"))  # per way of resuming
 
@@ -45,14 +45,6 @@ def test_all_workers_and_cells_resume():
         cells = {process["cell"] for process in agent.status()["processes"]
                  if process["role"] == "keeper" and process["tickets_opened"] > 0}
         check(len(cells) == 2, "not both cells opened tickets:", cells)
-
-
-def gnutls(port, priority, *options):
-    """gnutls-cli connects, and again with the first session: was that resumed?"""
-    done = run(["gnutls-cli", "--resume", "--x509cafile", ca(), "--priority", priority, *options, "-p", port,
-                "localhost"], check_status=False, input="GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-    check(done.stdout.count("Handshake was completed") >= 1, done.stdout[-2000:])
-    return "This is a resumed session" in done.stdout
 
 
 def test_gnutls_clients_resume():

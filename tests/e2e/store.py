@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Session ids in the fleet's store: hosts share them, and nothing that a store does fails a handshake."""
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from e2e import BUILD, ROOT, SANITIZED, Scene, answers, ca, check, context, free_port, identity, main, run, wait_until  # noqa: E402
 from redis import Playing, Redis  # noqa: E402
-from sessions import at_least, connect, make_sessions, not_resumed, resume, settings  # noqa: E402
+from sessions import at_least, connect, gnutls, make_sessions, not_resumed, resume, settings  # noqa: E402
 
 CLIENTS = int(os.environ.get("CLIENTS", "200"))
 SECRET = "the secret of a fleet, which must be long\n"
@@ -88,6 +89,53 @@ def test_hosts_share_session_ids():
             check(uses(other, "lookups") == before, "the store was asked for a client with a ticket")
 
 
+class Crossing:
+    """A port whose connections go to two hosts in turn; to the second when before() has returned."""
+
+    def __init__(self, ports, before):
+        self.ports, self.before = ports, before
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        for number in itertools.count():
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            if number % 2 == 1:
+                self.before()
+            far = socket.create_connection(("127.0.0.1", self.ports[number % 2]), timeout=20)
+            for ends in ((near, far), (far, near)):
+                threading.Thread(target=self.carry, args=ends, daemon=True).start()
+
+    @staticmethod
+    def carry(source, sink):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def close(self):
+        self.listener.close()
+
+
+def test_gnutls_clients():
+    """Each makes its session on one host and comes back on the other."""
+    count = 10
+    with Scene() as place:
+        redis = Redis(place)
+        with two_hosts(f"redis://127.0.0.1:{redis.port}") as (one, port, other, other_port):
+            crossing = Crossing((port, other_port), lambda: stored(one, len(resumed) + 1))
+            resumed = []
+            for _ in range(count):
+                resumed.append(gnutls(crossing.port, "NORMAL:-VERS-ALL:+VERS-TLS1.2:%NO_TICKETS"))
+            crossing.close()
+            at_least(0.99, sum(resumed), count, "gnutls, by session id, the other host")
+            check(uses(other, "found") == count and uses(one, "lookups") == 0, "not from the store")
+
+
 def test_tls_password_and_user():
     certificate, key = identity("p256", "p256")
     with Scene() as place:
@@ -141,6 +189,23 @@ def test_a_bad_file_is_told_before_the_start():
         refused = run([BUILD / "tlsagent", "upgrade", "--socket", agent.control], check_status=False)
         check(refused.returncode == 1 and "nothing was changed" in refused.stdout, refused.stdout)
         check(resume(port, *make_sessions(port, "id", 2)) == 2, "it goes on as it was")
+
+
+def test_a_password_that_becomes_a_pipe():
+    """Whoever may replace the file must not stop the supervisor with it."""
+    with Scene() as place, Scene() as scene:
+        redis = Redis(place, "--requirepass", "some+password", password="some+password")
+        password = place.directory / "password"
+        password.write_text("some+password")
+        agent, port = host(scene, f"redis://127.0.0.1:{redis.port}", f'store_password_file = "{password}"')
+        os.mkfifo(place.directory / "pipe")  # nobody will ever write into it
+        os.rename(place.directory / "pipe", password)
+        os.kill(fetcher(agent)["pid"], signal.SIGKILL)
+        agent.process.wait_for("store_password_file .* is not a regular file", 10)
+        check(resume(port, *make_sessions(port, "id", 2)) == 2, "it does not go on")
+        (place.directory / "again").write_text("some+password")
+        os.rename(place.directory / "again", password)
+        wait_until(lambda: fetcher(agent)["store"]["usable"], 20, "the store is connected again")
 
 
 def test_unix_socket():

@@ -4,7 +4,7 @@ import socket
 import ssl
 import subprocess
 
-from e2e import BUILD, Agent, Process, ca, check, facts_of, fetch, wait_until
+from e2e import BUILD, Agent, Process, ca, check, facts_of, fetch, run, wait_until
 
 
 def settings(kind, certificate=None):
@@ -42,6 +42,14 @@ def make_sessions(port, kind, count, certificate=None):
 def resume(port, ctx, sessions):
     """Reconnect with each; returns how many were resumed."""
     return sum(connect(port, ctx, session)[1] for session in sessions)
+
+
+def gnutls(port, priority, *options):
+    """gnutls-cli connects, and again with the first session: was that resumed?"""
+    done = run(["gnutls-cli", "--resume", "--x509cafile", ca(), "--priority", priority, *options, "-p", port,
+                "localhost"], check_status=False, input="GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    check(done.stdout.count("Handshake was completed") >= 1, done.stdout[-2000:])
+    return "This is a resumed session" in done.stdout
 
 
 def at_least(share, resumed, count, what):
