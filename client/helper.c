@@ -134,7 +134,7 @@ helper_make_pair(int pair[2])
 
 /* Only what the message can carry may be there: keys, and ciphertext not yet opened. */
 static int
-check_quiet(struct stream *stream, struct error *error)
+check_quiet(struct stream *stream, size_t passed, struct error *error)
 {
     if (stream_enter(stream, error) == -1)
         return -1;
@@ -148,7 +148,7 @@ check_quiet(struct stream *stream, struct error *error)
     if (!buffer_is_empty(&stream->out) || record_owes(stream->record))
         return stream_refuse(stream, TLSAGENT_E_ARGUMENT,
                              "flush a connection before giving it away", error);
-    if (stream->plain_start != stream->plain_end || stream->record->skip != 0 ||
+    if (stream->plain_end - stream->plain_start != passed || stream->record->skip != 0 ||
         stream->record->message_size != 0)
         return stream_refuse(stream, TLSAGENT_E_ARGUMENT,
                              "read what waits before giving a connection away", error);
@@ -165,7 +165,7 @@ helper_give(int channel, const struct helper_gift *gift, struct error *error)
     size_t room = 1024 + RELAY_EARLY_MAX, size;
     uint8_t *body;
 
-    if (check_quiet(&moved, error) == -1)
+    if (check_quiet(&moved, gift->passed, error) == -1)
         return HELPER_FAILED;
     body = malloc(room);
     if (body == NULL) {

@@ -31,6 +31,7 @@ struct helper_gift {
     enum relay_plain kind;
     uint32_t id;
     bool tell;
+    size_t passed; /* bytes that the stream has decrypted and that are in the plain side already */
 };
 
 /* Start a relay (program: NULL for the usual place) and wait until it is in its sandbox. Returns

@@ -11,8 +11,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <openssl/crypto.h>
-
 #include "client/helper.h"
 #include "client/internal.h"
 #include "client/stream_parts.h"
@@ -55,25 +53,19 @@ give(const struct helper_gift *gift, struct error *error)
     return result;
 }
 
-/* What is already decrypted goes into the pair first. */
-static int
+/* What is already decrypted goes into the pair first. The stream keeps it until the relay has the
+ * rest: if that fails it can still be read from here. Returns the bytes, -1 with an error. */
+static ssize_t
 pass_decrypted(struct stream *stream, int fd, struct error *error)
 {
-    uint8_t data[4096];
-    ssize_t size, sent;
+    size_t size = stream->plain_end - stream->plain_start;
 
-    while (stream->plain_start != stream->plain_end) {
-        size = stream_read(stream, data,
-                           stream->plain_end - stream->plain_start < sizeof(data)
-                               ? stream->plain_end - stream->plain_start
-                               : sizeof(data),
-                           error);
-        sent = size > 0 ? send(fd, data, (size_t)size, MSG_DONTWAIT | MSG_NOSIGNAL) : -1;
-        OPENSSL_cleanse(data, sizeof(data));
-        if (sent != size)
-            return error_set(error, "cannot pass on what was already received");
-    }
-    return 0;
+    if (stream_enter(stream, error) == -1)
+        return -1;
+    if (size > 0 && send(fd, stream->in.data + stream->plain_start, size,
+                         MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)size)
+        return error_set(error, "cannot pass on what was already received");
+    return (ssize_t)size;
 }
 
 static uint64_t
@@ -106,6 +98,7 @@ tlsagent_stream_fd(struct tlsagent_conn *conn)
 {
     struct error error = {""};
     struct helper_gift gift = {.kind = RELAY_PAIR};
+    ssize_t passed;
     int pair[2];
 
     if (conn == NULL) {
@@ -128,7 +121,9 @@ tlsagent_stream_fd(struct tlsagent_conn *conn)
         return conn_set_error(conn, TLSAGENT_E_SYSTEM, "socketpair: %s", strerror(errno));
     gift.stream = &conn->stream;
     gift.plain = pair[1];
-    if (pass_decrypted(&conn->stream, pair[1], &error) == -1 || give(&gift, &error) != HELPER_OK) {
+    passed = pass_decrypted(&conn->stream, pair[1], &error);
+    gift.passed = passed > 0 ? (size_t)passed : 0;
+    if (passed == -1 || give(&gift, &error) != HELPER_OK) {
         close(pair[0]);
         close(pair[1]);
         return conn_set_error(conn, TLSAGENT_E_SYSTEM, "%s", error.text);

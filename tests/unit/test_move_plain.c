@@ -161,6 +161,37 @@ START_TEST(a_failed_send_revives)
 }
 END_TEST
 
+/* Bytes that are decrypted and not yet read: no relay, and they are still here; with one they come
+ * out of the plain descriptor, once. */
+START_TEST(what_was_decrypted_is_read_once_with_a_relay_and_without)
+{
+    char heard[64];
+    size_t n;
+
+    move_begin(fixture_suites[_i], NULL);
+    fcntl(fds[1], F_SETFL, 0);
+    ck_assert_int_eq(SSL_write_ex(peer, "hello world", 11, &n), 1);
+    ck_assert_int_eq(tlsagent_read(conn, heard, 5), 5);
+    setenv("TLSAGENT_RELAY", "/nonexistent/relay", 1);
+    for (int i = 0; i < 2; i++) {
+        ck_assert_int_eq(tlsagent_stream_fd(conn), -1);
+        ck_assert_ptr_nonnull(strstr(tlsagent_error(conn), "/nonexistent/relay"));
+    }
+    ck_assert_uint_eq(tlsagent_pending(conn), 6);
+    ck_assert_int_eq(tlsagent_read(conn, heard, 2), 2);
+    ck_assert_mem_eq(heard, " w", 2);
+    find_relay();
+    plain = tlsagent_stream_fd(conn);
+    ck_assert_msg(plain != -1, "%s", tlsagent_error(conn));
+    fds[0] = -1;
+    ck_assert_int_eq(recv(plain, heard, sizeof(heard), 0), 4);
+    ck_assert_mem_eq(heard, "orld", 4);
+    prove_alive(plain);
+    close(plain);
+    end();
+}
+END_TEST
+
 /* The descriptor is the caller's. When it is not there any more, whatever has its number now must
  * not go to another process in its place. */
 START_TEST(a_descriptor_that_is_another_one_now_stays_here)
@@ -239,6 +270,8 @@ main(void)
     tcase_add_loop_test(tests, ten_moves_in_the_middle_of_traffic, 0, FIXTURE_SUITES);
     tcase_add_test(tests, facts_and_the_descriptor_go_along);
     tcase_add_test(tests, a_failed_send_revives);
+    tcase_add_loop_test(tests, what_was_decrypted_is_read_once_with_a_relay_and_without, 0,
+                        FIXTURE_SUITES);
     tcase_add_test(tests, a_descriptor_that_is_another_one_now_stays_here);
     tcase_add_test(tests, a_network_socket_in_its_place_is_refused);
     tcase_add_test(tests, a_message_that_nobody_takes_is_the_end);
