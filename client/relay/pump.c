@@ -10,7 +10,7 @@
  * unread: at first the one that the library wrote into the pair, later the last byte of what came,
  * which is peeked at, sent on, and consumed with the next read. When the peer has said
  * close_notify the byte is taken out and the end is an ordinary one. Whatever else ends us, even
- * SIGKILL, is seen as ECONNRESET.
+ * SIGKILL, is seen as ECONNRESET. A TCP socket is set to be reset when it is closed, until then.
  */
 #include "client/relay/pump.h"
 
@@ -125,6 +125,14 @@ fail_output(struct pump *pump, const struct pump_scene *scene)
         pump->deadline = scene->now + scene->patience.linger;
 }
 
+void
+pump_reset_at_close(int plain, bool reset)
+{
+    struct linger none = {.l_onoff = reset, .l_linger = 0};
+
+    (void)setsockopt(plain, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
+}
+
 /* close_notify was delivered to us, and all before it to the plain side: tell the end. */
 static void
 end_input(struct pump *pump)
@@ -134,6 +142,8 @@ end_input(struct pump *pump)
     if (pump->seen == 1 && recv(pump->plain.fd, &byte, 1, MSG_DONTWAIT) == 1)
         pump->seen = 0;
     pump->keeps_byte = false;
+    if (!pump->is_pair)
+        pump_reset_at_close(pump->plain.fd, false);
     shutdown(pump->plain.fd, SHUT_WR);
     pump->in = IN_DONE;
 }
@@ -458,22 +468,12 @@ pump_expire(struct pump *pump)
         pump->in = IN_FAILED;
 }
 
-static void
-reset_at_close(int fd)
-{
-    struct linger none = {.l_onoff = 1, .l_linger = 0};
-
-    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
-}
-
 void
 pump_close(struct pump *pump, int epoll)
 {
     /* The open files may live on in other processes: what epoll knows must be undone. */
     epoll_ctl(epoll, EPOLL_CTL_DEL, pump->peer.fd, NULL);
     epoll_ctl(epoll, EPOLL_CTL_DEL, pump->plain.fd, NULL);
-    if (pump->in != IN_DONE && !pump->is_pair)
-        reset_at_close(pump->plain.fd);
     if (pump->out != OUT_DONE)
         shutdown(pump->peer.fd, SHUT_RDWR);
     close(pump->plain.fd);

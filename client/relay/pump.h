@@ -104,6 +104,10 @@ enum pump_turn pump_turn(struct pump *pump, struct pump_scene *scene);
 /* The deadline has passed: what is waited for is given up. A turn must follow. */
 void pump_expire(struct pump *pump);
 
+/* Shall a plain side that is no pair be reset when it is closed, by whatever? From the beginning,
+ * and until the peer has said close_notify. */
+void pump_reset_at_close(int plain, bool reset);
+
 /* Close both fds, in the way that tells each side what happened. */
 void pump_close(struct pump *pump, int epoll);
 

@@ -172,6 +172,8 @@ relay_take(struct relay *relay, const struct relay_take *take, int fd, int plain
 {
     struct pump *pump = calloc(1, sizeof(*pump));
 
+    if (take->plain != RELAY_PAIR)
+        pump_reset_at_close(plain, true);
     if (pump == NULL || stream_start(&pump->stream, fd, &take->state, take->is_server == 1,
                                      take->early, take->early_size, error) == -1) {
         free(pump);

@@ -16,6 +16,7 @@
  *  - Whatever one side had sent is delivered before the other learns of its end.
  *  - An end of the peer's data that is not a close_notify is never told as a clean end: read() on
  *    the plain side gives all data and then ECONNRESET. That holds if the relay is killed, too.
+ *    (A plain side that is a Unix socket of somebody else's just ends: it knows no reset.)
  *  - A turn of one connection is bounded (one window each way), then the others have theirs.
  *  - A peer that stalls when the plain side is gone is given up after a while; a plain side that
  *    stalls is waited for.

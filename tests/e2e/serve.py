@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
@@ -401,6 +402,33 @@ def test_death_of_a_relay_cuts_its_connections_and_no_others():
             check(talk(serve.port, b"again\n", half_close=False) == b"again\n")
         for line in lines:
             line.close()
+
+
+def test_a_server_behind_a_killed_relay_sees_a_reset_and_no_end():
+    with Scene() as scene, socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+        before = relays()
+        serve = start_serve(scene, scene.agent(), "--to", f"127.0.0.1:{listener.getsockname()[1]}", options=("--relays", "1"))
+        mine = [pid for pid in relays() if pid not in before]
+        with tls_connect(serve.port) as line:
+            line.sendall(b"half of an upl")
+            server = listener.accept()[0]
+            with server:
+                server.settimeout(20)
+                check(server.recv(100) == b"half of an upl")
+                os.kill(mine[0], signal.SIGKILL)
+                try:
+                    check(False, "read as an end:", server.recv(100))
+                except ConnectionResetError:
+                    pass
+        with tls_connect(serve.port) as line:  # with a new relay: an end is an end
+            line.sendall(b"all of it")
+            server = listener.accept()[0]
+            with server:
+                server.settimeout(20)
+                check(server.recv(100) == b"all of it")
+                threading.Thread(target=line.unwrap, daemon=True).start()
+                check(server.recv(100) == b"")
 
 
 def test_a_cut_client_is_told_to_the_program():
