@@ -8,7 +8,8 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import BUILD, Scene, check, context, main  # noqa: E402
+from e2e import BUILD, Scene, check, context, main, wait_until  # noqa: E402
+from redis import Redis  # noqa: E402
 from sessions import at_least, make_sessions, not_resumed, resume  # noqa: E402
 
 HOUR = 3600
@@ -104,6 +105,35 @@ def test_hosts_of_a_fleet_whose_clocks_disagree():
         all_resume(ports[0], new, "3 hours later, a ticket of the host before")
         clocks[1].set(start + 2 * PERIOD + HOUR)  # an hour and more before: that is no skew any more
         none_resumes(ports[0], made(ports[1], kinds=TICKETS), "a host more than an hour before")
+
+
+def test_a_store_that_gives_back_what_is_too_old():
+    """Its own clock is ours, so that the entries do not expire there."""
+    with Scene() as place, Scene() as one, Scene() as other:
+        redis = Redis(place)
+        start = until_boundary() + 10
+        clocks = Clock(one, start), Clock(other, start)
+        agents, ports = [], []
+        for scene, clock in zip((one, other), clocks):
+            (scene.directory / "secret").write_text("the secret of a fleet whose clocks disagree\n")
+            agents.append(scene.agent(context("www"), f'fleet {{ secret_file = "{scene.directory}/secret" '
+                                      f'store = "redis://127.0.0.1:{redis.port}" store_wait = 1000 }}\n',
+                                      program=clock.program, cells=1))
+            ports.append(scene.server(agents[-1]).port)
+        for agent in agents:
+            wait_until(lambda: any(process.get("store", {}).get("usable") for process in agent.status()["processes"]
+                                   if process["role"] == "fetcher"), 10, "the store is connected")
+        ctx, sessions = make_sessions(ports[0], "id", 20)
+        wait_until(lambda: len(redis.keys()) == 20, 10, "all are in the store")
+        clocks[1].set(start + 11 * HOUR)
+        at_least(0.99, resume(ports[1], ctx, sessions[:6]), 6, "11 hours later, from the store")
+        for hours, reason in ((12, "ticket_expired"), (20, "session_bad")):  # the session is over; its key is forgotten
+            clocks[1].set(start + hours * HOUR + 60)
+            before = not_resumed(agents[1])[reason]
+            check(resume(ports[1], ctx, sessions[6:12]) == 0, f"{hours} hours later: resumed")
+            check(not_resumed(agents[1])[reason] - before == 6, "not counted", not_resumed(agents[1]))
+            print(f"{hours} hours later, from the store: full handshakes ({reason})")
+        check(len(redis.keys()) >= 20, "the store has lost them")
 
 
 main()

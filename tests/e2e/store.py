@@ -388,8 +388,8 @@ def test_garbage():
     playing.close()
 
 
-def test_entries_of_others_and_of_old():
-    """The store swaps its entries, or gives one back that is too old: full handshakes, counted."""
+def test_entries_of_others():
+    """The store swaps its entries, or changes them: full handshakes, counted. For old ones see clock.py."""
     with Scene() as place:
         redis = Redis(place)
         with two_hosts(f"redis://127.0.0.1:{redis.port}", cells=1) as (one, port, other, other_port):
