@@ -74,8 +74,12 @@ free_nothing(void *reply)
     (void)reply;
 }
 
-static redisReplyObjectFunctions functions = {make_string, make_array, make_number, make_nil,
-                                              free_nothing};
+/* Later versions of hiredis know more types, in between. */
+static redisReplyObjectFunctions functions = {.createString = make_string,
+                                              .createArray = make_array,
+                                              .createInteger = make_number,
+                                              .createNil = make_nil,
+                                              .freeObject = free_nothing};
 
 struct redis_decoder *
 redis_decoder_new(void)
@@ -120,6 +124,8 @@ redis_decoder_next(struct redis_decoder *decoder, struct redis_reply *reply, str
 {
     void *read = NULL;
 
+    /* What comes of a type that none of the functions makes must not look like the reply before. */
+    decoder->reply = (struct redis_reply){.type = REDIS_NUMBER};
     if (redisReaderGetReply(decoder->reader, &read) != REDIS_OK)
         return error_set(error, "what it sends is no answer to us");
     if (read == NULL)
