@@ -134,6 +134,8 @@ serve_loop(struct serve *serve)
     while (!serve->stopping || serve->count > 0) {
         int count, timeout = serve->pull_at != 0 || serve->pause_until != 0 ? SERVE_RETRY_MS : -1;
 
+        if (serve->busy > 0)
+            timeout = SERVE_BUSY_MS;
         watch_sources(serve);
         count = epoll_wait(serve->epoll, events, EVENTS, timeout);
         for (int i = 0; i < count; i++)
@@ -142,6 +144,8 @@ serve_loop(struct serve *serve)
             TAILQ_REMOVE(&serve->dead, conn, link);
             free(conn);
         }
+        if (serve->busy > 0)
+            serve_to_retry(serve);
         if (serve->pause_until != 0 && serve_now() >= serve->pause_until)
             serve->pause_until = 0;
         if (serve->pull_at != 0 && serve_now() >= serve->pull_at && !serve->stopping)

@@ -30,6 +30,7 @@
 #define SERVE_LISTEN_MAX 16
 #define SERVE_RELAYS_MAX 64
 #define SERVE_RETRY_MS   1000 /* out of descriptors, or the agent is away */
+#define SERVE_BUSY_MS    20   /* the plaintext server's queue is full */
 
 /* What an epoll event is about: the first member of what data.ptr points to. */
 enum serve_source {
@@ -80,7 +81,8 @@ struct serve_conn {
     int plain; /* UCSPI-TLS: our end of the pair, until it is given */
     pid_t pid; /* of its program, 0: none (any more) */
     uint32_t id;
-    char command; /* UCSPI-TLS: 'y' or 'Y' once it has come */
+    int64_t busy_until; /* the plaintext server's queue is full: tried again until then; 0: no */
+    char command;       /* UCSPI-TLS: 'y' or 'Y' once it has come */
 };
 
 TAILQ_HEAD(serve_list, serve_conn);
@@ -97,6 +99,7 @@ struct serve {
     struct serve_list dead; /* to be freed when the events of this round are handled */
     unsigned count;
     unsigned turn; /* of the relays */
+    unsigned busy; /* connections with a busy_until */
     uint32_t next_id;
     int epoll;
     bool accepts;        /* listeners (or the agent) are watched */
@@ -164,6 +167,7 @@ void serve_run_reap(struct serve *serve);
 
 int serve_to_resolve(struct serve *serve, const char *to, struct error *error);
 void serve_to_finished(struct serve *serve, struct serve_conn *conn);
+void serve_to_retry(struct serve *serve); /* those that found its queue full */
 void serve_to_connected(struct serve *serve, struct serve_conn *conn);
 
 /* ---- serve_facts.c ---- */

@@ -13,7 +13,8 @@
 #include "client/tool/serve.h"
 #include "protocol/wire.h"
 
-#define COMPLAIN_MS 1000 /* a server that is down is told of once in so long */
+#define COMPLAIN_MS 1000  /* a server that is down is told of once in so long */
+#define BUSY_MS     10000 /* so long it may be too busy to accept */
 #define HEADER_MAX  1024
 
 enum {
@@ -80,6 +81,41 @@ complain(struct serve *serve, int number)
     serve_say("--to %s: %s", serve->options->to, strerror(number));
 }
 
+/* A Unix socket whose queue is full says EAGAIN, and never when there is room again. */
+static bool
+is_worth_waiting(const struct serve_conn *conn, int number)
+{
+    return number == EAGAIN && (conn->busy_until == 0 || serve_now() < conn->busy_until);
+}
+
+static void
+try_to_connect(struct serve *serve, struct serve_conn *conn)
+{
+    int number = 0;
+
+    if (connect(conn->event.fd, (struct sockaddr *)&serve->to, serve->to_size) == -1)
+        number = errno;
+    if (is_worth_waiting(conn, number)) {
+        if (conn->busy_until == 0) {
+            conn->busy_until = serve_now() + BUSY_MS;
+            serve->busy++;
+        }
+        return;
+    }
+    if (conn->busy_until != 0)
+        serve->busy--;
+    conn->busy_until = 0;
+    if (number == 0) {
+        serve_to_connected(serve, conn);
+    } else if (number == EINPROGRESS) {
+        if (serve_watch(serve, &conn->event, EPOLLOUT) == -1)
+            serve_drop(serve, conn);
+    } else {
+        complain(serve, number);
+        serve_drop(serve, conn);
+    }
+}
+
 void
 serve_to_finished(struct serve *serve, struct serve_conn *conn)
 {
@@ -93,14 +129,21 @@ serve_to_finished(struct serve *serve, struct serve_conn *conn)
     }
     if (serve->to.ss_family != AF_UNIX)
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-    if (connect(fd, (struct sockaddr *)&serve->to, serve->to_size) == 0) {
-        serve_to_connected(serve, conn);
-    } else if (errno == EINPROGRESS) {
-        if (serve_watch(serve, &conn->event, EPOLLOUT) == -1)
-            serve_drop(serve, conn);
-    } else {
-        complain(serve, errno);
-        serve_drop(serve, conn);
+    try_to_connect(serve, conn);
+}
+
+void
+serve_to_retry(struct serve *serve)
+{
+    struct serve_conn *conn, *next;
+    bool full = false;
+
+    for (conn = TAILQ_FIRST(&serve->conns); conn != NULL && !full; conn = next) {
+        next = TAILQ_NEXT(conn, link);
+        if (conn->busy_until == 0)
+            continue;
+        try_to_connect(serve, conn);
+        full = conn->busy_until != 0;
     }
 }
 

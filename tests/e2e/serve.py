@@ -239,6 +239,26 @@ def test_nginx_in_the_clear_behind_it_serves_a_site_and_knows_the_client():
             check(got.read_bytes() == pattern(20_000_000), "20 MB from nginx")
 
 
+def test_a_server_with_a_short_queue_gets_all_connections():
+    with Scene() as scene, socket.socket(socket.AF_UNIX) as listener:
+        path = scene.directory / "backend.sock"
+        listener.bind(str(path))
+        path.chmod(0o777)
+        listener.listen(1)
+        listener.settimeout(20)
+        serve = start_serve(scene, scene.agent(), "--to", path)
+        lines = [tls_connect(serve.port) for _ in range(20)]  # two fit in its queue
+        time.sleep(0.3)
+        for _ in lines:
+            server = listener.accept()[0]
+            server.sendall(b"welcome\n")
+            server.close()
+        for line in lines:
+            check(read_line(line) == b"welcome\n")
+            line.close()
+        check("backend.sock" not in serve.text(), serve.text())
+
+
 def test_python_http_server_behind_it():
     with Scene() as scene:
         port = free_port()
