@@ -9,9 +9,13 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/tls.h>
+#include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
 
 #include <openssl/crypto.h>
 
@@ -269,6 +273,37 @@ ktls_writev(struct stream *stream, const struct iovec *parts, int count, size_t 
     return end_write(stream, result, done, error);
 }
 
+/* sendfile() has no MSG_NOSIGNAL: as it, without the signal. */
+static ssize_t
+sendfile_quietly(int fd, int file, off_t *offset, size_t size)
+{
+    sigset_t pipe_signal, before, pending;
+    ssize_t n;
+    int saved;
+
+    sigemptyset(&pipe_signal);
+    sigaddset(&pipe_signal, SIGPIPE);
+    if (sigpending(&pending) == 0 && sigismember(&pending, SIGPIPE) == 1)
+        return sendfile(fd, file, offset, size); /* it is blocked: one more is no more */
+    pthread_sigmask(SIG_BLOCK, &pipe_signal, &before);
+    n = sendfile(fd, file, offset, size);
+    saved = errno;
+    if (n == -1 && saved == EPIPE)
+        (void)sigtimedwait(&pipe_signal, NULL, &(struct timespec){0});
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    errno = saved;
+    return n;
+}
+
+/* sendfile() failed with errno: because of the file, and nothing has happened to the connection? */
+static bool
+is_files_fault(int file, off_t offset)
+{
+    uint8_t byte;
+
+    return errno == EINVAL || pread(file, &byte, 1, offset) == -1;
+}
+
 ssize_t
 ktls_sendfile(struct stream *stream, int file, off_t *offset, size_t size, struct error *error)
 {
@@ -282,7 +317,7 @@ ktls_sendfile(struct stream *stream, int file, off_t *offset, size_t size, struc
     result = send_owed(stream, 0);
     stream->record->idle = 0;
     while (result == DONE && done < size) {
-        ssize_t n = sendfile(stream->fd, file, offset, size - done);
+        ssize_t n = sendfile_quietly(stream->fd, file, offset, size - done);
 
         if (n > 0) {
             done += (size_t)n;
@@ -290,6 +325,10 @@ ktls_sendfile(struct stream *stream, int file, off_t *offset, size_t size, struc
             return (ssize_t)done; /* the file's end */
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
             result = BLOCKED;
+        } else if (errno != EINTR && is_files_fault(file, *offset)) {
+            return done > 0
+                       ? (ssize_t)done
+                       : stream_refuse(stream, TLSAGENT_E_SYSTEM, "cannot read the file", error);
         } else if (errno != EINTR) {
             break_writing(stream);
             result = -1;

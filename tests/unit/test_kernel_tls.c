@@ -7,6 +7,7 @@
  */
 #include <check.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/tcp.h>
 #include <linux/tls.h>
 #include <netinet/in.h>
@@ -642,6 +643,37 @@ START_TEST(a_key_is_changed_before_it_is_worn_out)
 }
 END_TEST
 
+/* A peer that is gone is an error and no SIGPIPE; a file that cannot be read is not the
+ * connection's end. */
+START_TEST(sendfile_of_and_to_what_is_not_there)
+{
+    char name[] = "/tmp/test_kernel_tls.XXXXXX";
+    int ends[2], file = mkstemp(name), directory = open("/", O_RDONLY | O_DIRECTORY);
+    off_t at = 0;
+
+    ck_assert_int_eq(unlink(name), 0);
+    ck_assert_int_eq(pwrite(file, "data", 4, 0), 4);
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    start(0xc030, false);
+    stream.fd = ends[0];
+    ck_assert_int_eq(stream_sendfile(&stream, directory, &at, 4, &error), -1);
+    ck_assert_int_eq(stream.code, TLSAGENT_E_SYSTEM);
+    ck_assert_int_eq(stream_sendfile(&stream, -1, &at, 4, &error), -1);
+    ck_assert_int_eq(stream.code, TLSAGENT_E_SYSTEM);
+    ck_assert_int_eq(stream_sendfile(&stream, file, &at, 4, &error), 4);
+    ck_assert_int_eq(at, 4);
+    close(ends[1]);
+    at = 0;
+    ck_assert_int_eq(stream_sendfile(&stream, file, &at, 4, &error), -1);
+    ck_assert_int_eq(stream.code, TLSAGENT_E_CLOSED);
+    ck_assert_int_eq(stream_write(&stream, "data", 4, &error), -1);
+    stream_clear(&stream);
+    close(ends[0]);
+    close(file);
+    close(directory);
+}
+END_TEST
+
 /* What sendfile(), splice() and other processes sent past the library. */
 START_TEST(bytes_that_others_sent_wear_a_key_out_too)
 {
@@ -881,6 +913,7 @@ main(void)
     tcase_add_test(library, a_sending_key_that_is_refused_ends_writing);
     tcase_add_test(library, keys_are_not_changed_where_that_cannot_be);
     tcase_add_test(library, a_key_is_changed_before_it_is_worn_out);
+    tcase_add_test(library, sendfile_of_and_to_what_is_not_there);
     tcase_add_test(library, bytes_that_others_sent_wear_a_key_out_too);
     tcase_add_loop_test(library, what_the_kernel_refuses_is_named, 0, COUNT(failures));
     tcase_add_test(library, an_end_is_clean_or_it_is_not);
