@@ -146,7 +146,7 @@ is_sound(const struct move_connection *m)
             return false;
         break;
     case SERVICE_FORM_KERNEL: /* keys and records are in the socket; the next secrets may be here */
-        if (!has_no_keys(&m->state.send) || !has_no_keys(&m->state.receive) ||
+        if (!has_no_keys(&m->state.send) || !has_no_keys(&m->state.receive) || m->plain_size > 0 ||
             m->received_size > 0 || m->unsent_size > 0)
             return false;
         break;
@@ -164,6 +164,8 @@ is_sound(const struct move_connection *m)
     if (m->message_size == MOVE_MESSAGE_MAX &&
         (suite->version != TRAFFIC_TLS_1_3 ||
          memcmp(m->message, (uint8_t[]){KEY_UPDATE, 0, 0, 1}, MOVE_MESSAGE_MAX) != 0))
+        return false;
+    if ((m->flags & MOVE_BROKEN) != 0 && m->write_failure.kind == MOVE_NO_FAILURE)
         return false;
     return is_failure(&m->read_failure) && is_failure(&m->write_failure);
 }

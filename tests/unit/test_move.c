@@ -3,6 +3,7 @@
  * and in every state; what a sender's object still does (nothing), and what a failed send leaves
  * (all). Malformed messages: test_move_garbage.c.
  */
+#include "client/stream_parts.h"
 #include "tests/unit/move_fixture.h"
 
 #include <poll.h>
@@ -396,6 +397,8 @@ START_TEST(every_flag_goes_along)
 
             if (turn == 0)
                 *flags[set] = true;
+            if (stream->broken) /* has a reason */
+                stream_set_failure(&stream->write_failure, TLSAGENT_E_CLOSED, "broken", 0);
             for (size_t i = 0; i < count; i++)
                 ck_assert_msg(*flags[i] == (i == set), "%s with %s", names[i], names[set]);
             move();

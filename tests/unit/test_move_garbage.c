@@ -182,6 +182,11 @@ CHANGE(kernel_form_with_waiting_bytes,
        (m->form = SERVICE_FORM_KERNEL, memset(&m->state.send, 0, sizeof(m->state.send)),
         memset(&m->state.receive, 0, sizeof(m->state.receive)), m->unsent = good,
         m->unsent_size = 10))
+CHANGE(kernel_form_with_plain_bytes,
+       (m->form = SERVICE_FORM_KERNEL, memset(&m->state.send, 0, sizeof(m->state.send)),
+        memset(&m->state.receive, 0, sizeof(m->state.receive)), m->plain = good,
+        m->plain_size = 10))
+CHANGE(broken_without_a_reason, m->flags |= MOVE_BROKEN)
 CHANGE(no_form, m->form = 0)
 CHANGE(two_forms, m->form = 3)
 CHANGE(unknown_form, m->form = 8)
@@ -258,6 +263,8 @@ START_TEST(what_cannot_be)
         CASE(alert_owed_in_records),
         CASE(plain_in_records),
         CASE(kernel_form_with_waiting_bytes),
+        CASE(kernel_form_with_plain_bytes),
+        CASE(broken_without_a_reason),
     };
 
     catch_message();
