@@ -78,7 +78,7 @@ end_process(struct cell_process *process)
 {
     if (process->watch.fd != -1) {
         loop_watch_set(process->cell->cells->loop, &process->watch, 0);
-        hang_up(process->watch.fd);
+        hang_up(&process->watch.fd, 1);
         process->watch.fd = -1;
     }
     if (process->pid > 0)

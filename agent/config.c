@@ -24,8 +24,10 @@
 #define CELLS_MAX             64
 #define HANDSHAKES_MAX        1000000
 #define CHANNELS_MAX          65535
+#define GREETINGS_MAX         10000
 #define DEFAULT_USER          "tlsagent"
 #define DEFAULT_CHANNELS      256
+#define DEFAULT_GREETINGS     50
 #define DEFAULT_HANDSHAKES    10000
 #define DEFAULT_TICKET_PERIOD 10800 /* a new key every three hours */
 #define DEFAULT_TICKET_LIFE   43200 /* 12 hours */
@@ -104,6 +106,7 @@ static cfg_opt_t options[] = {
     CONFIG_ONE("log_level"),
     CONFIG_ONE("max_handshakes"),
     CONFIG_ONE("max_channels"),
+    CONFIG_ONE("max_greetings"),
     CFG_SEC("sandbox", sandbox_options, CFGF_NONE),
     CONFIG_ONE("ticket_period"),
     CONFIG_ONE("ticket_life"),
@@ -349,6 +352,7 @@ read_all(struct config_reader *reader, cfg_t *cfg)
 
     config->max_handshakes = DEFAULT_HANDSHAKES;
     config->max_channels = DEFAULT_CHANNELS;
+    config->max_greetings = DEFAULT_GREETINGS;
     if (read_user(reader, cfg) == -1 || read_sockets(reader, cfg) == -1 ||
         read_log(reader, cfg) == -1 || read_sandbox(reader, cfg) == -1 ||
         config_read_number(reader, cfg, "cells", 0, CELLS_MAX, &config->cells) == -1 ||
@@ -356,6 +360,8 @@ read_all(struct config_reader *reader, cfg_t *cfg)
                            &config->max_handshakes) == -1 ||
         config_read_number(reader, cfg, "max_channels", 1, CHANNELS_MAX, &config->max_channels) ==
             -1 ||
+        config_read_number(reader, cfg, "max_greetings", 1, GREETINGS_MAX,
+                           &config->max_greetings) == -1 ||
         read_sessions(reader, cfg) == -1)
         return -1;
     if (config->cells == 0)

@@ -108,6 +108,7 @@ struct config {
     int log_level;                    /* 0 errors, 1 warnings, 2 information, 3 debug */
     unsigned max_handshakes;          /* in flight, per cell */
     unsigned max_channels;            /* worker connections per uid */
+    unsigned max_greetings;           /* new ones of these per second */
     unsigned ticket_period;           /* seconds of one ticket key */
     unsigned ticket_life;             /* seconds for which a session can be resumed */
     unsigned session_cache_size;      /* sessions of TLS 1.2 clients without tickets; 0: none */

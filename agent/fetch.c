@@ -32,7 +32,7 @@ fail(struct fetch *fetch, const char *why)
 
     if (fetch->watch.fd != -1) {
         loop_watch_set(fetch->loop, &fetch->watch, 0);
-        hang_up(fetch->watch.fd);
+        hang_up(&fetch->watch.fd, 1);
         fetch->watch.fd = -1;
     }
     if (fetch->pid > 0)

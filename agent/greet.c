@@ -26,13 +26,15 @@
 #define GREETING_BYTES (1 << 20) /* asked for; the kernel gives what it allows */
 #define RETRY_MS       100
 #define DENIED_LOG_MS  1000
-/* A preforking server may come with all its processes at once; who keeps coming waits its turn. */
-#define GREETINGS_PER_SECOND 50
-#define GREETINGS_BURST      256
+/* A preforking server may come with all its processes at once; who keeps coming waits its turn, in
+ * max_greetings of the configuration a second. */
+#define GREETINGS_BURST 256
 /* Of all that call: knowing who it is costs an accept(). */
-#define CALLS_PER_SECOND 500
+#define CALLS_PER_SECOND 1000
 #define CALLS_BURST      256
 #define PAUSE_MS         20
+#define LEAVE_MS         100
+#define COMPLAINTS_BURST 10 /* then one a second */
 
 struct greet_worker {
     struct loop_watch watch; /* first; fd: the connection, owned */
@@ -128,20 +130,59 @@ read_credentials(int fd, const struct config *config, struct control_worker *who
 /* ---- one worker's connection ---- */
 
 static void
+leave_all(struct greet *greet)
+{
+    hang_up(greet->leaving, greet->leaving_count);
+    greet->leaving_count = 0;
+    loop_timer_stop(greet->loop, &greet->leave);
+}
+
+static void
+leave_expired(struct loop_timer *timer)
+{
+    leave_all((struct greet *)((char *)timer - offsetof(struct greet, leave)));
+}
+
+/* Close a connection. If it said something that costs a process: one for many. */
+static void
+leave(struct greet *greet, int fd)
+{
+    if (!hang_up_begin(fd)) {
+        close(fd);
+        return;
+    }
+    (void)shutdown(fd, SHUT_RDWR); /* it sees the end now */
+    greet->leaving[greet->leaving_count++] = fd;
+    if (greet->leaving_count == GREET_LEAVING)
+        leave_all(greet);
+    else if (greet->leaving_count == 1)
+        loop_timer_set(greet->loop, &greet->leave, LEAVE_MS);
+}
+
+static void
 drop_worker(struct greet_worker *worker)
 {
     struct greet *greet = worker->greet;
 
     loop_watch_set(greet->loop, &worker->watch, 0);
-    hang_up(worker->watch.fd);
+    leave(greet, worker->watch.fd);
     if (worker->previous != NULL)
         worker->previous->next = worker->next;
     else
         greet->workers = worker->next;
     if (worker->next != NULL)
         worker->next->previous = worker->previous;
+    else
+        greet->last_worker = worker->previous;
     greet->worker_count--;
     loop_free_later(greet->loop, worker);
+}
+
+/* May one more line be logged that a worker can cause as often as it likes? */
+static bool
+may_complain(struct greet *greet)
+{
+    return pace_take(&greet->complaints, loop_now(greet->loop), 1, COMPLAINTS_BURST);
 }
 
 /* The worker said something, or is gone: both end the connection. */
@@ -150,7 +191,7 @@ worker_ready(struct loop_watch *watch, uint32_t events)
 {
     struct greet_worker *worker = (struct greet_worker *)watch;
 
-    if ((events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)) == 0)
+    if ((events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR)) == 0 && may_complain(worker->greet))
         log_warning("worker uid %u (pid %u) wrote to the greeting socket, where nothing may be "
                     "said: closed",
                     worker->who.uid, worker->who.pid);
@@ -207,8 +248,9 @@ serve_worker(struct greet_worker *worker)
             continue;
         result = pass_channel(worker, &greet->cells->list[i]);
         if (result == PASS_NO_WORKER) {
-            log_info("worker uid %u (pid %u) does not read its greeting: closed", worker->who.uid,
-                     worker->who.pid);
+            if (may_complain(greet))
+                log_info("worker uid %u (pid %u) does not read its greeting: closed",
+                         worker->who.uid, worker->who.pid);
             drop_worker(worker);
             return false;
         }
@@ -301,7 +343,7 @@ deny(struct greet *greet, int fd, const char *format, ...)
     /* A fresh connection has room for this; if not, it is closed all the same. */
     (void)channel_send(fd, SERVICE_DENIED, body, service_put_denied(&message, body, sizeof(body)),
                        NULL, 0);
-    hang_up(fd);
+    leave(greet, fd);
     greet->denied++;
     log_denied(greet, message.text);
 }
@@ -334,13 +376,18 @@ send_welcome(const struct greet_worker *worker)
     return true;
 }
 
+/* A user's connections, and how many of them wait for their greeting. */
 static unsigned
-connections_of(const struct greet *greet, uid_t uid)
+connections_of(const struct greet *greet, uid_t uid, unsigned *waiting)
 {
     unsigned count = 0;
 
-    for (const struct greet_worker *worker = greet->workers; worker != NULL; worker = worker->next)
+    *waiting = 0;
+    for (const struct greet_worker *worker = greet->workers; worker != NULL;
+         worker = worker->next) {
         count += worker->who.uid == uid;
+        *waiting += worker->who.uid == uid && !worker->greeted;
+    }
     return count;
 }
 
@@ -369,8 +416,8 @@ greet_worker(struct greet_worker *worker)
 {
     struct greet *greet = worker->greet;
 
-    if (!pace_take(pace_of(greet, worker->who.uid), loop_now(greet->loop), GREETINGS_PER_SECOND,
-                   GREETINGS_BURST)) {
+    if (!pace_take(pace_of(greet, worker->who.uid), loop_now(greet->loop),
+                   greet->config->max_greetings, GREETINGS_BURST)) {
         if (greet->retry.previous == NULL)
             loop_timer_set(greet->loop, &greet->retry, RETRY_MS);
         return;
@@ -387,9 +434,10 @@ greet_worker(struct greet_worker *worker)
         log_debug("worker uid %u (pid %u) was greeted", worker->who.uid, worker->who.pid);
 }
 
-/* Take the connection in: from here on it is in the list and drop_worker() ends it. */
+/* Take the connection in: from here on it is in the list and drop_worker() ends it. queue: others
+ * of this user wait for their greeting, and have come before. */
 static void
-add_worker(struct greet *greet, int fd, const struct control_worker *who)
+add_worker(struct greet *greet, int fd, const struct control_worker *who, bool queue)
 {
     const int buffer = GREETING_BYTES;
     struct greet_worker *worker =
@@ -404,14 +452,16 @@ add_worker(struct greet *greet, int fd, const struct control_worker *who)
     worker->greet = greet;
     worker->who = *who;
     loop_watch_init(&worker->watch, fd, worker_ready);
-    worker->next = greet->workers;
-    if (worker->next != NULL)
-        worker->next->previous = worker;
-    greet->workers = worker;
+    worker->previous = greet->last_worker;
+    if (worker->previous != NULL)
+        worker->previous->next = worker;
+    else
+        greet->workers = worker;
+    greet->last_worker = worker;
     greet->worker_count++;
     if (loop_watch_set(greet->loop, &worker->watch, EPOLLIN | EPOLLRDHUP) == -1)
         drop_worker(worker);
-    else
+    else if (!queue)
         greet_worker(worker);
 }
 
@@ -419,7 +469,9 @@ static void
 greet_connection(struct greet *greet, int fd)
 {
     const struct config *config = greet->config;
+    unsigned queue_max = config->max_greetings - config->max_greetings / 5; /* 0.8 s */
     struct control_worker who;
+    unsigned waiting;
     uint32_t banned;
     bool allowed = false;
 
@@ -439,13 +491,18 @@ greet_connection(struct greet *greet, int fd)
              "uid %u is kept out for another %u s: a descriptor that it passed has frozen a "
              "process of the agent (see the agent's log)",
              who.uid, banned);
-    else if (connections_of(greet, who.uid) >= config->max_channels)
+    else if (connections_of(greet, who.uid, &waiting) >= config->max_channels)
         deny(greet, fd,
              "uid %u has %u connections to the agent already: close some, or raise "
              "`max_channels` in %s",
              who.uid, config->max_channels, config->file);
+    else if (waiting >= queue_max) /* its library gives up after a second */
+        deny(greet, fd,
+             "uid %u connects more often than %u times a second: keep connections open, or raise "
+             "`max_greetings` in %s",
+             who.uid, config->max_greetings, config->file);
     else
-        add_worker(greet, fd, &who);
+        add_worker(greet, fd, &who, waiting > 0);
 }
 
 /* One connection per event: cells and signals get their turn in between. */
@@ -470,6 +527,7 @@ listener_ready(struct loop_watch *watch, uint32_t events)
         return;
     }
     deny(greet, fd, "the agent is out of file descriptors: raise its limit of open files");
+    leave_all(greet); /* the spare one takes its place */
     greet->spare = listen_open_spare();
 }
 
@@ -493,6 +551,7 @@ greet_init(struct greet *greet, int listener, struct loop *loop, const struct co
     greet->spare = listen_open_spare();
     loop_timer_init(&greet->retry, retry_expired);
     loop_timer_init(&greet->pause, pause_over);
+    loop_timer_init(&greet->leave, leave_expired);
     loop_watch_init(&greet->watch, listener, listener_ready);
     if (greet->spare == -1 || loop_watch_set(loop, &greet->watch, EPOLLIN) == -1)
         log_die("cannot serve the socket: %s", strerror(errno));

@@ -18,7 +18,8 @@
 #include "agent/loop.h"
 #include "agent/pace.h"
 
-#define GREET_USERS 64
+#define GREET_USERS   64
+#define GREET_LEAVING 128
 
 struct greet_worker;
 
@@ -33,7 +34,8 @@ struct greet {
     struct loop *loop;       /* does not own this and the next two */
     const struct config *config;
     struct cells *cells;
-    struct greet_worker *workers;
+    struct greet_worker *workers; /* in the order in which they came */
+    struct greet_worker *last_worker;
     unsigned worker_count;
     uint32_t denied;        /* connections refused so far */
     uint32_t denied_silent; /* of these, not logged yet */
@@ -42,6 +44,10 @@ struct greet {
     struct bans bans;
     struct loop_timer pause; /* of the listening socket */
     struct pace calls;
+    struct pace complaints;     /* log lines about what workers did */
+    int leaving[GREET_LEAVING]; /* connections to be closed together: each has messages left */
+    size_t leaving_count;
+    struct loop_timer leave;
     struct greet_user users[GREET_USERS]; /* who came lately, and how often */
 };
 

@@ -8,7 +8,15 @@
 #ifndef AGENT_HANG_UP_H
 #define AGENT_HANG_UP_H
 
-/* Close fd, a SOCK_SEQPACKET socket. Nothing that is in its queue is read. */
-void hang_up(int fd);
+#include <stdbool.h>
+#include <stddef.h>
+
+/* End the receiving side of fd, a SOCK_SEQPACKET socket. True if messages are left in its queue:
+ * then hang_up() must close it, else close() may. */
+bool hang_up_begin(int fd);
+
+/* Close the fds. Nothing that is in their queues is read. If anything is, this costs one process,
+ * for all of them. */
+void hang_up(const int *fds, size_t count);
 
 #endif

@@ -14,6 +14,9 @@
 #include "agent/log.h"
 
 #define BACKLOG 4096 /* the kernel caps it at net.core.somaxconn */
+/* Short: who connects and leaves fills it, and who comes then waits until all that is served. Who
+ * finds it full waits in connect(), each in turn. */
+#define UNIX_BACKLOG 64
 
 /* What to do about an error of bind(). */
 static const char *
@@ -199,7 +202,7 @@ listen_open_unix(const char *path, const char *key, mode_t mode, struct listen_u
     mask = umask(0777 & ~mode); /* not chmod after bind: there is no moment with other modes */
     result = bind(made->fd, (const struct sockaddr *)&address, sizeof(address));
     umask(mask);
-    if (result == -1 || listen(made->fd, SOMAXCONN) == -1 || lstat(path, &facts) == -1) {
+    if (result == -1 || listen(made->fd, UNIX_BACKLOG) == -1 || lstat(path, &facts) == -1) {
         error_set(error, "%s %s: %s%s", key, path, strerror(errno),
                   errno == EACCES ? ": its directory must be writable for the agent" : "");
         close(made->fd);

@@ -11,16 +11,17 @@
 #include <stdint.h>
 
 struct pace {
-    uint64_t owed; /* ms, as loop_now(): until then what was done is more than per_second */
+    uint64_t owed; /* us of loop_now(): until then what was done is more than per_second */
 };
 
-/* Once more? per_second: at most 1000. False: not now. */
+/* Once more? now: ms, as loop_now(). False: not now. */
 static inline bool
 pace_take(struct pace *pace, uint64_t now, unsigned per_second, unsigned burst)
 {
-    uint64_t step = 1000 / per_second, owed = pace->owed > now ? pace->owed : now;
+    uint64_t step = 1000000 / per_second, start = now * 1000;
+    uint64_t owed = pace->owed > start ? pace->owed : start;
 
-    if (owed - now >= step * burst)
+    if (owed - start >= step * burst)
         return false;
     pace->owed = owed + step;
     return true;

@@ -315,8 +315,14 @@ agent_wait_ready(struct tlsagent *agent)
 
     agent_pump(agent, 0);
     while (agent->greeting == -1 || !agent_has_cell(agent)) {
-        if (agent_connect(agent) == -1)
-            return agent_fail(agent, agent->trouble_code, "%s", agent->trouble.text);
+        int64_t left = until - agent_now();
+
+        if (agent_connect(agent) == -1) {
+            if (!agent->crowded || left <= 0)
+                return agent_fail(agent, agent->trouble_code, "%s", agent->trouble.text);
+            (void)agent_connect_wait(agent, (int)left);
+            continue;
+        }
         if (agent_now() >= until)
             return agent_fail(agent, TLSAGENT_E_AGENT,
                               agent->welcomed

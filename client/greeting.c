@@ -9,6 +9,7 @@
 #include "client/internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -75,10 +77,12 @@ agent_forget(struct tlsagent *agent)
     agent->context_count = agent->cell_count = 0;
 }
 
-/* A new socket that is connected to the agent, or -1 with the trouble said. */
+/* A new socket that is connected to the agent, or -1 with the trouble said. wait_ms: how long to
+ * wait if its queue is full; the kernel lets those who wait in, each in turn. */
 static int
-connect_socket(struct tlsagent *agent)
+connect_socket(struct tlsagent *agent, int wait_ms)
 {
+    const struct timeval wait = {.tv_sec = wait_ms / 1000, .tv_usec = wait_ms % 1000 * 1000};
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     size_t size = strlen(agent->path);
     const char *hint = "is tlsagentd running?";
@@ -89,12 +93,15 @@ connect_socket(struct tlsagent *agent)
                            "the path of the agent's socket must have 1 to %zu bytes: \"%.120s\"",
                            sizeof(address.sun_path) - 1, agent->path);
     memcpy(address.sun_path, agent->path, size);
-    fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | (wait_ms > 0 ? 0 : SOCK_NONBLOCK), 0);
     if (fd == -1)
         return set_trouble(agent, TLSAGENT_E_SYSTEM, "cannot make a socket to reach the agent: %s",
                            strerror(errno));
-    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
+    if ((wait_ms == 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait)) == 0) &&
+        connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0 &&
+        (wait_ms == 0 || fcntl(fd, F_SETFL, O_NONBLOCK) == 0))
         return fd;
+    agent->crowded = errno == EAGAIN || errno == EINTR;
     if (errno == EACCES)
         hint = "may this user search the socket's directory?";
     else if (errno == EPROTOTYPE || errno == ENOTDIR)
@@ -107,19 +114,15 @@ connect_socket(struct tlsagent *agent)
     return -1;
 }
 
-int
-agent_connect(struct tlsagent *agent)
+static int
+connect_now(struct tlsagent *agent, int64_t now, int wait_ms)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = &agent->greeting};
-    int64_t now = agent_now();
     int fd;
 
-    if (agent->greeting != -1)
-        return 0;
-    if (now < agent->connect_at)
-        return -1;
+    agent->crowded = false;
     agent->connect_at = now + AGENT_CONNECT_MS;
-    fd = connect_socket(agent);
+    fd = connect_socket(agent, wait_ms);
     if (fd == -1)
         return -1;
     if (epoll_ctl(agent->epoll, EPOLL_CTL_ADD, fd, &event) == -1) {
@@ -130,8 +133,26 @@ agent_connect(struct tlsagent *agent)
     agent_forget(agent);
     agent->greeting = fd;
     agent->welcomed = agent->damaged = false;
-    agent->greeting_until = now + AGENT_ANSWER_MS;
+    agent->greeting_until = agent_now() + AGENT_ANSWER_MS;
     return 0;
+}
+
+int
+agent_connect(struct tlsagent *agent)
+{
+    int64_t now = agent_now();
+
+    if (agent->greeting != -1)
+        return 0;
+    if (now < agent->connect_at)
+        return -1;
+    return connect_now(agent, now, 0);
+}
+
+int
+agent_connect_wait(struct tlsagent *agent, int wait_ms)
+{
+    return agent->greeting != -1 ? 0 : connect_now(agent, agent_now(), wait_ms);
 }
 
 void

@@ -148,6 +148,7 @@ struct tlsagent {
     int64_t greeting_until; /* the welcome must have come */
     int64_t connect_at;     /* not before */
     int trouble_code;       /* why there is no connection */
+    bool crowded;           /* ... too many connect at once */
     struct error trouble;
     struct context *contexts;
     size_t context_count;
@@ -202,6 +203,9 @@ void agent_leave(struct tlsagent *agent);
 
 /* Make sure that there is a first connection, greeted or not. -1: agent->trouble says why not. */
 int agent_connect(struct tlsagent *agent);
+
+/* The same at once, and if too many others connect, wait for our turn among them. */
+int agent_connect_wait(struct tlsagent *agent, int wait_ms);
 
 /* The first connection is gone or must go: every handshake that was asked fails. */
 void agent_lose(struct tlsagent *agent, int code, const char *format, ...)

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Workers that are permitted and want too much: others must not notice."""
+import ctypes
 import os
 import pathlib
 import signal
@@ -9,9 +10,11 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import BUILD, ROOT, WORKER_USER, Scene, Skip, check, context, facts, free_port, main, tls_connect  # noqa: E402
+from e2e import (BUILD, ROOT, SANITIZED, WORKER_USER, Process, Scene, Skip, check, context, facts, free_port,  # noqa: E402
+                 main, tls_connect)
+import hostile  # noqa: E402
 
-SERVICE_CHANNEL, SERVICE_ACCEPT, SERVICE_PULL, SERVICE_DELIVERED = 3, 32, 33, 66
+SERVICE_WELCOME, SERVICE_DENIED, SERVICE_CHANNEL, SERVICE_ACCEPT, SERVICE_PULL, SERVICE_DELIVERED = 1, 4, 3, 32, 33, 66
 OURS = ["root"] if ROOT else []
 
 
@@ -220,6 +223,61 @@ def test_deliveries_that_nobody_reads():
             time.sleep(0.05)
         check(more >= 20, f"it gets the rest when it reads: {more}")
         check(all(greetings), "kept until here")
+
+
+def test_newcomers_wait_in_turn():
+    """Who connects too often is served in the order of coming, and is told when that would take too long."""
+    burst, rate, surplus = 256, 20, 60
+    with Scene() as scene:
+        agent = scene.agent(context("www", users=[WORKER_USER] + OURS), cells=1, max_channels=1000, max_greetings=rate)
+        waiting, order, denied, begin = {}, [], 0, time.monotonic()
+        for number in range(burst + surplus):
+            waiting[number] = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            waiting[number].connect(str(agent.socket))
+            waiting[number].setblocking(False)
+        while waiting and time.monotonic() < begin + 10:
+            for number, first in list(waiting.items()):
+                try:
+                    data = first.recv(70000)
+                except BlockingIOError:
+                    continue
+                if data[:2] == struct.pack(">H", SERVICE_DENIED):
+                    check(b"max_greetings" in data, "it says what to change:", data)
+                    denied += 1
+                else:
+                    check(data[:2] == struct.pack(">H", SERVICE_WELCOME), "a welcome:", data)
+                    order.append((time.monotonic() - begin, number))
+                del waiting[number]
+            time.sleep(0.01)
+        late = [(when, number) for when, number in order if number >= burst]
+        print(f"{len(order)} were served, {denied} refused; the last one waited for {order[-1][0]:.2f} s")
+        check(not waiting, "each gets an answer:", len(waiting))
+        check(late and denied > 0, "both happened")
+        check([number for _, number in order] == sorted(number for _, number in order), "in the order of coming:", order)
+
+
+def test_others_come_in_beside_those_who_connect_and_leave():
+    if SANITIZED:
+        raise Skip("built with a sanitizer: Python cannot load the library")
+    if not OURS:
+        raise Skip("needs two users")
+    library = ctypes.CDLL(str(BUILD / "libtlsagent.so"))
+    library.tlsagent_open.restype = ctypes.c_void_p
+    library.tlsagent_agent_error.restype = ctypes.c_char_p
+    with Scene() as scene:
+        agent = scene.agent(context("www", users=[WORKER_USER] + OURS), cells=1)
+        attack = Process(scene, "hostile", [sys.executable, hostile.__file__, "connection_bomb", agent.socket, WORKER_USER])
+        attack.wait_for("^attacking$")
+        time.sleep(1)
+        longest = 0
+        for _ in range(20):
+            begin = time.monotonic()
+            handle = ctypes.c_void_p(library.tlsagent_open(str(agent.socket).encode()))
+            check(library.tlsagent_check(handle) == 0, library.tlsagent_agent_error(handle))
+            library.tlsagent_free(handle)
+            longest = max(longest, time.monotonic() - begin)
+        print(f"20 newcomers were served; the slowest within {longest:.2f} s")
+        check(attack.alive(), "the attack ended:", attack.text())
 
 
 main()

@@ -93,7 +93,7 @@ def refused_requests(path):
         channel.recv(70000)
 
 
-def connection_bomb(path):
+def connection_bomb(path, said=None):
     """Four processes that connect and leave."""
     for _ in range(3):
         if os.fork() == 0:
@@ -105,9 +105,16 @@ def connection_bomb(path):
         first = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             first.connect(path)
+            if said is not None:
+                first.send(said)
         except OSError:
             pass
         first.close()
+
+
+def talking_bomb(path):
+    """The same, but each leaves something in the queue, that nobody may read."""
+    connection_bomb(path, b"said")
 
 
 def bystander(_path):

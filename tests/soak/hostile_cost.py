@@ -90,4 +90,8 @@ def test_connection_bomb():
     ratio_under("connection_bomb")
 
 
+def test_talking_bomb():
+    ratio_under("talking_bomb")
+
+
 main()

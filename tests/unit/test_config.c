@@ -425,6 +425,7 @@ START_TEST(defaults_are_the_secure_ones)
     ck_assert_uint_ge(config->cells, 1);
     ck_assert_uint_eq(config->max_handshakes, 10000);
     ck_assert_uint_eq(config->max_channels, 256);
+    ck_assert_uint_eq(config->max_greetings, 50);
     ck_assert_uint_eq(config->sandbox_require, 0);
     ck_assert_uint_eq(config->cell_group_count, 1);
     ck_assert_uint_eq(config->context_count, 1);
@@ -488,6 +489,7 @@ START_TEST(every_option_arrives)
     struct config *config = read_good(
         "user = \"agent\"\ncells = 3\nsocket = run/s\ncontrol_socket = \"/run/c\"\n"
         "log = \"/var/log/tlsagent\"\nlog_level = debug\nmax_handshakes = 5\nmax_channels = 6\n"
+        "max_greetings = 7\n"
         "context \"a\" { " ID " cells = dedicated deadline = 300 tickets = 0\n"
         "alpn = {\"h2\", 'http/1.1'} alpn += {x}\n"
         "versions = \"sslv23:!tlsv1_2\" ciphers = \"ECDHE+CHACHA20:@SECLEVEL=1\"\n"
@@ -512,6 +514,7 @@ START_TEST(every_option_arrives)
     ck_assert_int_eq(config->log_level, LOG_LEVEL_DEBUG);
     ck_assert_uint_eq(config->max_handshakes, 5);
     ck_assert_uint_eq(config->max_channels, 6);
+    ck_assert_uint_eq(config->max_greetings, 7);
     ck_assert_uint_eq(context->deadline_ms, 300000);
     ck_assert_uint_eq(context->tickets, 0);
     ck_assert_uint_eq(context->alpn_count, 3);

@@ -207,7 +207,8 @@ static struct config config = {.file = (char[]){"/test.conf"},
                                .contexts = contexts,
                                .context_count = 2,
                                .cell_group_count = 1,
-                               .max_channels = 4};
+                               .max_channels = 4,
+                               .max_greetings = 50};
 static struct load_result generation;
 static struct loop *loop;
 static struct cells cells;
