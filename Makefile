@@ -131,10 +131,15 @@ $(UNIT) $(HOSTILE): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtested.a
 # A kernel that the test plays.
 $(BUILD)/tests/unit/test_kernel_tls: WRAPPED := -Wl,--wrap=setsockopt,--wrap=getsockopt,--wrap=sendmsg \
     -Wl,--wrap=recvmsg,--wrap=identity_context
-# The real sandbox; only this program can leave layers out, to see what the others hold.
-ATTACKS := $(BUILD)/tests/sandbox/test_attacks
-$(ATTACKS): $(BUILD)/tests/sandbox/test_attacks.o $(SANDBOX) $(PROTOCOL)
-	$(Q)$(LINK) -Wl,--wrap=seccomp_enter,--wrap=limits_set $^ -o $@ $(AGENT_LIBS)
+# The real sandbox; only these programs can leave layers out, to see what the others hold.
+ATTACKS := $(addprefix $(BUILD)/tests/sandbox/test_,attacks layers filters)
+WRAPPED_LAYERS := seccomp_enter landlock_enter namespace_enter privilege_bound privilege_lock privilege_become \
+    privilege_drop hardening_no_new_code hardening_no_speculation setrlimit prctl
+$(BUILD)/tests/sandbox/test_attacks $(BUILD)/tests/sandbox/test_layers: \
+    $(patsubst %,$(BUILD)/tests/sandbox/%.o,attacks leave_out scene) $(SANDBOX) $(PROTOCOL)
+$(BUILD)/tests/sandbox/test_attacks $(BUILD)/tests/sandbox/test_layers: LAYERS := $(patsubst %,-Wl$(,)--wrap=%,$(WRAPPED_LAYERS))
+$(ATTACKS): $(BUILD)/tests/sandbox/%: $(BUILD)/tests/sandbox/%.o $(SANDBOX) $(PROTOCOL)
+	$(Q)$(LINK) $(LAYERS) $^ -o $@ $(AGENT_LIBS)
 # No sandbox at all, to measure what it costs.
 OPEN := $(addprefix $(BUILD)/tests/,sandbox/tlsagentd-open sandbox/tlsagentd-short e2e/tlsagentd-clock)
 $(BUILD)/tests/sandbox/tlsagentd-open: $(BUILD)/tests/sandbox/open_sandbox.o $(BUILD)/agent/main.o $(AGENT) $(SANDBOX) $(PROTOCOL)

@@ -128,7 +128,6 @@ static const struct policy_call loader_calls[] = {
     {SCMP_SYS(pwrite64), {{0}}},
     {SCMP_SYS(ftruncate), {{0}}},
     {SCMP_SYS(msync), {{0}}},
-    {SCMP_SYS(mmap), {POLICY_ONLY(2, PROT_READ | PROT_WRITE), POLICY_IS(3, MAP_SHARED)}},
 };
 
 /* The bytes of a connection. */
