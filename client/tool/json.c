@@ -47,9 +47,10 @@ print_store_use(const struct control_store_use *use)
 }
 
 static void
-print_process(const struct admin_process *process)
+print_process(const struct admin_process *process, pid_t supervisor)
 {
     const struct control_pong *pong = &process->pong;
+    unsigned wanted, layers = tool_read_layers(process, supervisor, &wanted);
 
     printf("    {");
     print_text_member("role", tool_role_name(process->role));
@@ -68,7 +69,11 @@ print_process(const struct admin_process *process)
            pong->signatures, pong->ticket_keys, pong->tickets_opened, pong->refusals);
     if (process->role == CONTROL_HANDSHAKER || process->role == CONTROL_FETCHER)
         print_store_use(&pong->store);
-    printf("}");
+    printf(", \"layers\": [");
+    tool_print_layers(layers, ", ", "\"");
+    printf("], \"layers_missing\": [");
+    tool_print_layers(wanted & ~layers, ", ", "\"");
+    printf("]}");
 }
 
 static void
@@ -112,7 +117,7 @@ tool_print_json(const struct tool_report *report)
     printf("]");
     printf(",\n  \"processes\": [\n");
     for (size_t i = 0; i < report->process_count; i++) {
-        print_process(&report->processes[i]);
+        print_process(&report->processes[i], tool_find_supervisor(report));
         printf("%s\n", i + 1 < report->process_count ? "," : "");
     }
     printf("  ],\n  \"contexts\": [\n");

@@ -79,9 +79,8 @@ answer_text(enum readback_answer answer)
     return texts[answer];
 }
 
-/* Names of the layers in the set, or "-". */
-static void
-print_layers(unsigned layers, const char *separator, const char *quote)
+void
+tool_print_layers(unsigned layers, const char *separator, const char *quote)
 {
     bool any = false;
 
@@ -128,9 +127,9 @@ print_json(const struct admin_process *process, const struct readback *facts, un
            answer_text(facts->dumpable), answer_text(facts->namespaces), facts->uid_map,
            answer_text(facts->empty_root), facts->store_bypass, facts->indirect_branch);
     printf(", \"layers\": [");
-    print_layers(layers & wanted, ", ", "\"");
+    tool_print_layers(layers & wanted, ", ", "\"");
     printf("], \"missing\": [");
-    print_layers(wanted & ~layers, ", ", "\"");
+    tool_print_layers(wanted & ~layers, ", ", "\"");
     printf("], \"differences\": [");
 }
 
@@ -150,11 +149,11 @@ print_row(const struct admin_process *process, const struct readback *facts, uns
            tool_role_name(process->role), cell, process->pid, facts->uids[1], facts->permitted,
            facts->no_new_privs == 1 ? "yes" : "no", facts->seccomp == 2 ? "filter" : "no",
            answer_text(facts->dumpable), files, memory);
-    print_layers(layers & wanted, " ", "");
+    tool_print_layers(layers & wanted, " ", "");
     printf("%s\n", facts->user_namespace ? " (in a user namespace)" : "");
     if ((wanted & ~layers) != 0) {
         printf("            not to be had here: ");
-        print_layers(wanted & ~layers, " ", "");
+        tool_print_layers(wanted & ~layers, " ", "");
         printf("\n");
     }
 }
@@ -188,16 +187,38 @@ show_process(struct view *view, const struct admin_process *process, bool first)
     return true;
 }
 
+unsigned
+tool_read_layers(const struct admin_process *process, pid_t supervisor, unsigned *wanted)
+{
+    enum sandbox_role role = SANDBOX_SUPERVISOR;
+    struct error error = {""};
+    struct readback facts;
+
+    *wanted = 0;
+    if (process->pid == 0 || !role_of(process, &role) ||
+        readback_read((pid_t)process->pid, supervisor, &facts, &error) == -1)
+        return 0;
+    *wanted = sandbox_wanted(role);
+    return readback_layers(&facts, process->layers) & *wanted;
+}
+
+pid_t
+tool_find_supervisor(const struct tool_report *report)
+{
+    for (size_t i = 0; i < report->process_count; i++) {
+        if (report->processes[i].role == CONTROL_SUPERVISOR)
+            return (pid_t)report->processes[i].pid;
+    }
+    return 0;
+}
+
 /* The supervisor's own facts: is it root? */
 static int
 find_supervisor(struct view *view, struct error *error)
 {
     struct readback facts;
 
-    for (size_t i = 0; i < view->report->process_count; i++) {
-        if (view->report->processes[i].role == CONTROL_SUPERVISOR)
-            view->supervisor = (pid_t)view->report->processes[i].pid;
-    }
+    view->supervisor = tool_find_supervisor(view->report);
     if (view->supervisor == 0)
         return error_set(error, "the agent does not tell its supervisor's pid");
     if (readback_read(view->supervisor, view->supervisor, &facts, error) == -1)

@@ -293,6 +293,32 @@ print_process(const struct admin_process *process)
         printf("   %" PRIu32 " workers\n", pong->workers);
 }
 
+/* What holds each process, beside what always does: `tlsagent sandbox` tells that too. */
+static void
+print_sandbox(const struct tool_report *report)
+{
+    pid_t supervisor = tool_find_supervisor(report);
+
+    printf("\n%-11s %-6s  %s\n", "SANDBOX", "CELL", "LAYERS IN FORCE");
+    for (size_t i = 0; i < report->process_count; i++) {
+        const struct admin_process *process = &report->processes[i];
+        unsigned wanted, layers = tool_read_layers(process, supervisor, &wanted);
+        char cell[16] = "-";
+
+        if (wanted == 0)
+            continue; /* it is being replaced just now */
+        if (process->role != CONTROL_SUPERVISOR && process->role != CONTROL_FETCHER)
+            snprintf(cell, sizeof(cell), "%u.%u", process->group, process->cell);
+        printf("%-11s %-6s  ", tool_role_name(process->role), cell);
+        tool_print_layers(layers, " ", "");
+        if (layers != wanted) {
+            printf("; not to be had here: ");
+            tool_print_layers(wanted & ~layers, " ", "");
+        }
+        printf("\n");
+    }
+}
+
 static uint64_t
 failures(const struct control_context_counters *counters)
 {
@@ -352,6 +378,7 @@ tool_print_table(const struct tool_report *report)
     printf("%-11s %-6s %7s %9s %8s\n", "ROLE", "CELL", "PID", "UPTIME", "RESTARTS");
     for (size_t i = 0; i < report->process_count; i++)
         print_process(&report->processes[i]);
+    print_sandbox(report);
     printf("\n%-18s %5s %7s %10s %10s %10s %8s %9s %8s\n", "CONTEXT", "GROUP", "LISTENS", "STARTED",
            "FULL", "RESUMED", "FAILED", "IN FLIGHT", "EXPIRED");
     for (size_t i = 0; i < report->context_count; i++)

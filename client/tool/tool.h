@@ -5,6 +5,7 @@
 #define CLIENT_TOOL_TOOL_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "protocol/control.h"
 #include "protocol/error.h"
@@ -56,6 +57,14 @@ void tool_clear_report(struct tool_report *report);
 /* Print it to stdout: for people, and as one JSON object. */
 void tool_print_table(const struct tool_report *report);
 void tool_print_json(const struct tool_report *report);
+
+/* The layers (enum sandbox_layer, or-ed) that are in force for a process, as `tlsagent sandbox`
+ * reads them back, and those that its row in the policy wants. Both 0 if the process is gone. */
+unsigned tool_read_layers(const struct admin_process *process, pid_t supervisor, unsigned *wanted);
+pid_t tool_find_supervisor(const struct tool_report *report); /* 0: not told */
+
+/* Print the names of the layers in the set, or "-" if there are none and no quote is wanted. */
+void tool_print_layers(unsigned layers, const char *separator, const char *quote);
 
 /* The names of enum control_role and enum service_failure: "keeper", "not_permitted". */
 const char *tool_role_name(unsigned role);

@@ -47,6 +47,25 @@ def test_all_processes_are_as_the_policy_says():
                 check(each["own_namespaces"] == "yes" and each["empty_root"] == "yes", each)
 
 
+def test_status_tells_the_layers_in_force():
+    needs_a_sandbox()
+    with Scene() as scene:
+        agent = scene.agent(cells=1)
+        told = {each["pid"]: each for each in json.loads(sandbox(agent, "--json"))["processes"]}
+        status = agent.status()["processes"]
+        check(len(status) == len(told) == 3, status)
+        for each in status:
+            check(each["layers"] == told[each["pid"]]["layers"], each)
+            check(each["layers_missing"] == told[each["pid"]]["missing"], each)
+            check(each["layers"] or each["role"] == "supervisor", each)
+        lines = run([BUILD / "tlsagent", "status", "--socket", agent.control]).stdout.splitlines()
+        for each in status:
+            wanted = " ".join(each["layers"]) or "-"
+            if each["layers_missing"]:
+                wanted += "; not to be had here: " + " ".join(each["layers_missing"])
+            check(any(line.startswith(each["role"] + " ") and line.endswith("  " + wanted) for line in lines), wanted, lines)
+
+
 def test_what_differs_is_found():
     """A process of another kind under a role's name: the comparison is not a mere formality."""
     needs_a_sandbox()
