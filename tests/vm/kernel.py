@@ -25,7 +25,7 @@ VERSION = "6.1."
 
 # What is taken along: of the build, of this host, of the tests; and what the latter import.
 PROGRAMS = """tlsagentd tlsagent tests/vm/forms tests/peers/client tests/peers/worker tests/peers/moving
-tests/sandbox/test_attacks tests/sandbox/test_layers examples/https-server examples/self-replacing-server""".split()
+tests/sandbox/test_attacks examples/https-server examples/self-replacing-server""".split()
 TOOLS = ["setpriv"]
 IDENTITIES = [("p256", "p256"), ("rsa", "rsa"), ("longname", "p256", "localhost", ".".join(["a" * 48] * 5 + ["org"]))]
 SCRIPTS = ["tests/lib/e2e.py", "tests/lib/serve_lib.py", "tests/lib/make-identity", "tests/vm/traps.py", "tests/e2e/traps.py", "tests/e2e/moving.py", "tests/e2e/sandbox.py"]
