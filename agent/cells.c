@@ -573,11 +573,12 @@ cells_answered(const struct cells *cells)
     return true;
 }
 
+/* Has it been silent for so long? */
 static bool
-is_stalled(const struct cell_process *process, uint64_t now)
+is_silent(const struct cell_process *process, uint64_t now, uint64_t milliseconds)
 {
     return process->watch.fd != -1 && process->unanswered_since != 0 &&
-           now - process->unanswered_since >= CELLS_SILENCE_MS;
+           now - process->unanswered_since >= milliseconds;
 }
 
 /* Does it wait in the kernel, or (somebody stopped it, or it gets no CPU) not even that? */
@@ -621,6 +622,31 @@ find_culprit(const struct cell *cell, uint32_t *uid, uint32_t *pid)
     return false;
 }
 
+/* Is it stalled? One that is blocked in what a worker gave it will not come back: that is known
+ * sooner than whether a busy machine just gives it no CPU. */
+static void
+judge_cell(struct cell *cell, uint64_t now)
+{
+    struct cells *cells = cell->cells;
+    struct cell_process *stalled = NULL;
+    uint32_t uid, pid;
+    bool found =
+        is_silent(&cell->handshaker, now, CELLS_FROZEN_MS) && find_culprit(cell, &uid, &pid);
+    char name[32];
+
+    if (found || is_silent(&cell->handshaker, now, CELLS_SILENCE_MS))
+        stalled = &cell->handshaker;
+    else if (is_silent(&cell->keeper, now, CELLS_SILENCE_MS))
+        stalled = &cell->keeper;
+    if (stalled == NULL)
+        return;
+    fail_cell(cell, "%s (pid %d) has not answered for %u ms",
+              process_name(stalled, name, sizeof(name)), (int)stalled->pid,
+              (unsigned)(now - stalled->unanswered_since));
+    if (found)
+        cells->hooks.frozen(uid, pid, cells->hooks.data);
+}
+
 static void
 ping_expired(struct loop_timer *timer)
 {
@@ -629,27 +655,9 @@ ping_expired(struct loop_timer *timer)
     uint64_t now = loop_now(cells->loop);
     /* We are late ourselves: the machine is starved, and silence says nothing about a cell. */
     bool starved = now - cells->pinged > 2 * CELLS_PING_MS;
-    char name[32];
 
-    for (unsigned i = 0; i < cells->count && !starved; i++) {
-        struct cell *cell = &cells->list[i];
-        struct cell_process *stalled = NULL;
-        uint32_t uid, pid;
-        bool found = false;
-
-        if (is_stalled(&cell->handshaker, now))
-            stalled = &cell->handshaker;
-        else if (is_stalled(&cell->keeper, now))
-            stalled = &cell->keeper;
-        if (stalled == NULL)
-            continue;
-        if (stalled == &cell->handshaker)
-            found = find_culprit(cell, &uid, &pid);
-        fail_cell(cell, "%s (pid %d) has not answered for %d ms",
-                  process_name(stalled, name, sizeof(name)), (int)stalled->pid, CELLS_SILENCE_MS);
-        if (found)
-            cells->hooks.frozen(uid, pid, cells->hooks.data);
-    }
+    for (unsigned i = 0; i < cells->count && !starved; i++)
+        judge_cell(&cells->list[i], now);
     cells_ping(cells);
     cells->pinged = now;
     loop_timer_set(cells->loop, &cells->ping_timer, CELLS_PING_MS);

@@ -22,6 +22,7 @@
 #define CELLS_START_MS       10000 /* from exec to READY */
 #define CELLS_PING_MS        500   /* between questions to each process */
 #define CELLS_SILENCE_MS     2000  /* without an answer: the process is stalled */
+#define CELLS_FROZEN_MS      1000  /* the same if it is blocked in what a worker gave it */
 #define CELLS_STABLE_MS      10000 /* up for so long: the next death is replaced at once */
 #define CELLS_BACKOFF_MIN_MS 100
 #define CELLS_BACKOFF_MAX_MS 10000

@@ -206,7 +206,7 @@ def test_options_and_port_in_use():
         check("Address already in use" in taken.text() and str(server.port) in taken.text() and
               "another port" in taken.text(), taken.text())
         for number, options in enumerate(([], ["--context", "www"], ["--context", "www", "--listen", "nowhere"],
-                                          ["--context", "www", "--listen", "127.0.0.1:1", "--form", "kernel"],
+                                          ["--context", "www", "--listen", "127.0.0.1:1", "--form", "paper"],
                                           ["--context", "www", "--listen", "127.0.0.1:1", "--workers", "0"])):
             wrong = Process(scene, f"wrong{number}", [BUILD / "examples/https-server", *options])
             check(wrong.process.wait(5) != 0 and wrong.text(), options)

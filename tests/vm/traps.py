@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """tests/e2e/traps.py in the kernel form, inside the emulated machine (kernel.py).
 
 Starting an agent takes seconds here. So one agent has a context for each configuration that the traps ask for; only
