@@ -122,12 +122,8 @@ const size_t policy_harmless_count = COUNT(policy_harmless);
 
 /* The loader reads files that were opened for it and writes two memfds. */
 static const struct policy_call loader_calls[] = {
-    {SCMP_SYS(read), {{0}}},
-    {SCMP_SYS(pread64), {{0}}},
-    {SCMP_SYS(write), {{0}}},
-    {SCMP_SYS(pwrite64), {{0}}},
-    {SCMP_SYS(ftruncate), {{0}}},
-    {SCMP_SYS(msync), {{0}}},
+    {SCMP_SYS(read), {{0}}},     {SCMP_SYS(pread64), {{0}}},   {SCMP_SYS(write), {{0}}},
+    {SCMP_SYS(pwrite64), {{0}}}, {SCMP_SYS(ftruncate), {{0}}}, {SCMP_SYS(msync), {{0}}},
 };
 
 /* The bytes of a connection. */
