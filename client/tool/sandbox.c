@@ -258,18 +258,12 @@ show(const struct tool_report *report, bool json)
 int
 tool_sandbox(int argc, char **argv)
 {
-    const char *path;
     struct tool_report report;
-    struct error error = {""};
     bool json = false;
     int status;
 
-    if (!tool_parse_options(argc, argv, usage, &path, &json, &status))
+    if (!tool_open_report(argc, argv, usage, &report, &json, &status))
         return status;
-    if (tool_fetch_report(path, &report, &error) == -1) {
-        fprintf(stderr, "tlsagent: %s\n", error.text);
-        return TOOL_FAIL;
-    }
     status = show(&report, json);
     tool_clear_report(&report);
     return fflush(stdout) == EOF ? TOOL_FAIL : status;

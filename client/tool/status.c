@@ -216,12 +216,6 @@ tool_ask(const char *control_socket, enum admin_type request, int wait_ms,
     return result;
 }
 
-int
-tool_fetch_report(const char *control_socket, struct tool_report *report, struct error *error)
-{
-    return tool_ask(control_socket, ADMIN_STATUS, ANSWER_MS, report, error);
-}
-
 void
 tool_clear_report(struct tool_report *report)
 {
@@ -442,21 +436,31 @@ tool_parse_options(int argc, char **argv, const char *usage_text, const char **p
     return false;
 }
 
+bool
+tool_open_report(int argc, char **argv, const char *usage_text, struct tool_report *report,
+                 bool *json, int *status)
+{
+    const char *path;
+    struct error error = {""};
+
+    if (!tool_parse_options(argc, argv, usage_text, &path, json, status))
+        return false;
+    if (tool_ask(path, ADMIN_STATUS, ANSWER_MS, report, &error) == 0)
+        return true;
+    fprintf(stderr, "tlsagent: %s\n", error.text);
+    *status = TOOL_FAIL;
+    return false;
+}
+
 int
 tool_status(int argc, char **argv)
 {
-    const char *path;
     struct tool_report report;
-    struct error error = {""};
     bool json = false;
     int status;
 
-    if (!tool_parse_options(argc, argv, usage, &path, &json, &status))
+    if (!tool_open_report(argc, argv, usage, &report, &json, &status))
         return status;
-    if (tool_fetch_report(path, &report, &error) == -1) {
-        fprintf(stderr, "tlsagent: %s\n", error.text);
-        return TOOL_FAIL;
-    }
     if (json)
         tool_print_json(&report);
     else

@@ -50,8 +50,10 @@ bool tool_parse_options(int argc, char **argv, const char *usage_text, const cha
 int tool_ask(const char *control_socket, enum admin_type request, int wait_ms,
              struct tool_report *report, struct error *error);
 
-/* Ask the agent behind the control socket. Returns 0, or -1 with an error. */
-int tool_fetch_report(const char *control_socket, struct tool_report *report, struct error *error);
+/* What a subcommand that shows the agent's report begins with: its options, then the report, to be
+ * cleared. False: *status is how the command ends, and all is said. */
+bool tool_open_report(int argc, char **argv, const char *usage_text, struct tool_report *report,
+                      bool *json, int *status);
 void tool_clear_report(struct tool_report *report);
 
 /* Print it to stdout: for people, and as one JSON object. */
