@@ -2,13 +2,11 @@
 #include "agent/export.h"
 
 #include <openssl/crypto.h>
-#include <openssl/core_names.h>
-#include <openssl/kdf.h>
-#include <openssl/params.h>
 #include <string.h>
 
 #include "agent/keyschedule.h"
 #include "agent/log.h"
+#include "agent/tls12prf.h"
 
 static struct export_state *(*find_export)(const SSL *ssl);
 
@@ -117,36 +115,22 @@ take_tls13(SSL *ssl, const struct export_state *collected, const struct traffic_
     return 0;
 }
 
-/* TLS 1.2 PRF (RFC 5246 section 5) of "key expansion". */
 static int
 expand_key_block(SSL *ssl, const struct traffic_suite *suite, uint8_t *block, size_t size)
 {
-    static EVP_KDF *prf; /* one per process */
+    static const char label[] = "key expansion"; /* RFC 5246 section 6.3 */
     uint8_t master[SSL_MAX_MASTER_KEY_LENGTH], randoms[2 * SSL3_RANDOM_SIZE];
     size_t master_size = SSL_SESSION_get_master_key(SSL_get_session(ssl), master, sizeof(master));
-    const char *digest = suite->hash_size == 48 ? "SHA384" : "SHA256";
-    static char label[] = "key expansion";
-    OSSL_PARAM parameters[] = {
-        OSSL_PARAM_utf8_string(OSSL_KDF_PARAM_DIGEST, (void *)(uintptr_t)digest, 6),
-        OSSL_PARAM_octet_string(OSSL_KDF_PARAM_SECRET, master, master_size),
-        OSSL_PARAM_octet_string(OSSL_KDF_PARAM_SEED, label, sizeof(label) - 1),
-        OSSL_PARAM_octet_string(OSSL_KDF_PARAM_SEED, randoms, sizeof(randoms)),
-        OSSL_PARAM_END,
-    };
-    EVP_KDF_CTX *kdf = NULL;
-    int derived = 0;
+    const struct tls12prf_part parts[] = {{(const uint8_t *)label, sizeof(label) - 1},
+                                          {randoms, sizeof(randoms)}};
+    bool derived;
 
     SSL_get_server_random(ssl, randoms, SSL3_RANDOM_SIZE);
     SSL_get_client_random(ssl, randoms + SSL3_RANDOM_SIZE, SSL3_RANDOM_SIZE);
-    if (prf == NULL)
-        prf = EVP_KDF_fetch(NULL, "TLS1-PRF", NULL);
-    if (prf != NULL && master_size > 0)
-        kdf = EVP_KDF_CTX_new(prf);
-    if (kdf != NULL)
-        derived = EVP_KDF_derive(kdf, block, size, parameters);
-    EVP_KDF_CTX_free(kdf);
+    derived =
+        master_size > 0 && tls12prf(suite->hash_size, master, master_size, parts, 2, block, size);
     OPENSSL_cleanse(master, sizeof(master));
-    return derived == 1 ? 0 : -1;
+    return derived ? 0 : -1;
 }
 
 /* Key block of an AEAD suite: client key, server key, client IV, server IV. */

@@ -11,7 +11,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "agent/keyschedule.h"
 #include "agent/log.h"
 #include "agent/sessions.h"
 #include "protocol/kernel_tls.h"
@@ -80,7 +79,6 @@ drop_ssl(struct handshake *handshake)
     SSL_free(handshake->ssl);
     handshake->ssl = NULL;
     export_wipe(&handshake->collected);
-    keyschedule_forget();
     wipe_stack();
 }
 

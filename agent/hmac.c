@@ -8,140 +8,41 @@
 #include <openssl/core_dispatch.h>
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
 #include <openssl/params.h>
 
 #include "protocol/hkdf.h"
 
-#define BLOCK_MAX  128 /* of SHA-384 */
-#define SPARES_MAX 8   /* kept for the next one */
-
 struct hmac {
-    struct hmac *next; /* spare */
-    EVP_MD_CTX *hash;  /* the inner digest, then the outer one */
-    size_t hash_size;  /* 0: not said yet */
+    size_t hash_size; /* 0: not said yet */
     bool keyed;
-    uint8_t key[BLOCK_MAX]; /* padded with zeros, or its digest if it was longer */
+    struct hkdf_hmac value;
 };
-
-static struct hmac *spares; /* one list per process: roles are single-threaded */
-static unsigned spare_count;
-
-static size_t
-block_size(const struct hmac *hmac)
-{
-    return hmac->hash_size == 48 ? 128 : 64;
-}
 
 static void *
 hmac_new(void *data)
 {
-    struct hmac *hmac = spares;
-
     (void)data;
-    if (hmac != NULL) {
-        spares = hmac->next;
-        spare_count--;
-        return hmac;
-    }
-    hmac = OPENSSL_zalloc(sizeof(*hmac));
-    if (hmac != NULL)
-        hmac->hash = EVP_MD_CTX_new();
-    if (hmac != NULL && hmac->hash == NULL) {
-        OPENSSL_free(hmac);
-        hmac = NULL;
-    }
-    return hmac;
-}
-
-/* What a digest context holds of a key is overwritten by the digest of nothing. */
-static bool
-forget(struct hmac *hmac)
-{
-    uint8_t value[HKDF_HASH_MAX];
-    EVP_MD_CTX *hash = hmac->hash;
-    bool clean = hmac->hash_size == 0 || hkdf_empty_digest(hash, hmac->hash_size, value);
-
-    OPENSSL_cleanse(hmac, sizeof(*hmac));
-    hmac->hash = hash;
-    return clean;
+    return OPENSSL_zalloc(sizeof(struct hmac));
 }
 
 static void
-hmac_free(void *data)
+hmac_free(void *hmac)
 {
-    struct hmac *hmac = data;
-
-    if (hmac == NULL)
-        return;
-    if (!forget(hmac) || spare_count >= SPARES_MAX) {
-        EVP_MD_CTX_free(hmac->hash);
-        OPENSSL_free(hmac);
-        return;
-    }
-    hmac->next = spares;
-    spares = hmac;
-    spare_count++;
+    OPENSSL_clear_free(hmac, sizeof(struct hmac));
 }
 
 static void *
-hmac_dup(void *data)
+hmac_dup(void *hmac)
 {
-    const struct hmac *from = data;
-    struct hmac *to = hmac_new(NULL);
-    EVP_MD_CTX *hash;
-
-    if (to == NULL)
-        return NULL;
-    hash = to->hash;
-    memcpy(to, from, sizeof(*to));
-    to->hash = hash;
-    if (EVP_MD_CTX_copy_ex(hash, from->hash) != 1) {
-        hmac_free(to);
-        return NULL;
-    }
-    return to;
-}
-
-/* Add a block: the key and a byte. */
-static bool
-add_padded(struct hmac *hmac, uint8_t pad)
-{
-    uint8_t block[BLOCK_MAX];
-    bool done;
-
-    for (size_t i = 0; i < block_size(hmac); i++)
-        block[i] = hmac->key[i] ^ pad;
-    done = EVP_DigestInit_ex2(hmac->hash, hkdf_digest(hmac->hash_size), NULL) == 1 &&
-           EVP_DigestUpdate(hmac->hash, block, block_size(hmac)) == 1;
-    OPENSSL_cleanse(block, sizeof(block));
-    return done;
-}
-
-/* Begin with the key that was given last. */
-static int
-restart(struct hmac *hmac)
-{
-    return hmac->hash_size != 0 && hmac->keyed && add_padded(hmac, 0x36);
+    return OPENSSL_memdup(hmac, sizeof(struct hmac));
 }
 
 /* A key of any size, none at all too; the digest must have been said. */
 static int
 set_key(struct hmac *hmac, const unsigned char *key, size_t size)
 {
-    if (hmac->hash_size == 0)
-        return 0;
-    memset(hmac->key, 0, sizeof(hmac->key));
-    if (size > block_size(hmac)) {
-        if (EVP_DigestInit_ex2(hmac->hash, hkdf_digest(hmac->hash_size), NULL) != 1 ||
-            EVP_DigestUpdate(hmac->hash, key, size) != 1 ||
-            EVP_DigestFinal_ex(hmac->hash, hmac->key, NULL) != 1)
-            return 0;
-    } else if (size > 0) {
-        memcpy(hmac->key, key, size);
-    }
-    hmac->keyed = true;
-    return restart(hmac);
+    hmac->keyed = hkdf_hmac_key(&hmac->value, hmac->hash_size, key, size);
+    return hmac->keyed;
 }
 
 static int
@@ -194,7 +95,9 @@ hmac_get_params(void *data, OSSL_PARAM params[])
     if (param != NULL && !OSSL_PARAM_set_size_t(param, hmac->hash_size))
         return 0;
     param = OSSL_PARAM_locate(params, OSSL_MAC_PARAM_BLOCK_SIZE);
-    return param == NULL || OSSL_PARAM_set_size_t(param, block_size(hmac));
+    return param == NULL ||
+           OSSL_PARAM_set_size_t(param, hmac->hash_size == SHA384_DIGEST_LENGTH ? SHA512_CBLOCK
+                                                                                : SHA256_CBLOCK);
 }
 
 static const OSSL_PARAM *
@@ -214,9 +117,15 @@ hmac_gettable_params(void *data, void *provider)
 static int
 hmac_init(void *data, const unsigned char *key, size_t size, const OSSL_PARAM params[])
 {
+    struct hmac *hmac = data;
+
     if (!hmac_set_params(data, params))
         return 0;
-    return key != NULL ? set_key(data, key, size) : restart(data);
+    if (key != NULL)
+        return set_key(hmac, key, size);
+    if (hmac->keyed) /* with the key that was given last */
+        hkdf_hmac_begin(&hmac->value);
+    return hmac->keyed;
 }
 
 static int
@@ -224,23 +133,21 @@ hmac_update(void *data, const unsigned char *bytes, size_t size)
 {
     struct hmac *hmac = data;
 
-    return hmac->keyed && EVP_DigestUpdate(hmac->hash, bytes, size) == 1;
+    if (hmac->keyed)
+        hkdf_hmac_add(&hmac->value, bytes, size);
+    return hmac->keyed;
 }
 
 static int
 hmac_final(void *data, unsigned char *out, size_t *size, size_t room)
 {
     struct hmac *hmac = data;
-    uint8_t inner[HKDF_HASH_MAX];
-    int done = hmac->keyed && room >= hmac->hash_size &&
-               EVP_DigestFinal_ex(hmac->hash, inner, NULL) == 1 && add_padded(hmac, 0x5c) &&
-               EVP_DigestUpdate(hmac->hash, inner, hmac->hash_size) == 1 &&
-               EVP_DigestFinal_ex(hmac->hash, out, NULL) == 1;
 
-    OPENSSL_cleanse(inner, sizeof(inner));
-    if (done)
-        *size = hmac->hash_size;
-    return done;
+    if (!hmac->keyed || room < hmac->hash_size)
+        return 0;
+    hkdf_hmac_end(&hmac->value, out);
+    *size = hmac->hash_size;
+    return 1;
 }
 
 #define FUNCTION(id, f)                                                                            \

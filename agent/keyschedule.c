@@ -13,6 +13,7 @@
 #include <openssl/provider.h>
 
 #include "agent/hmac.h"
+#include "agent/tls12prf.h"
 #include "protocol/hkdf.h"
 
 #define PROVIDER_NAME "tlsagent-schedule"
@@ -20,7 +21,6 @@
 
 /* One per process: roles are single-threaded. */
 static struct {
-    EVP_MD_CTX *hash;
     OSSL_PROVIDER *libcryptos, *ours; /* held as long as the process lives */
 } loaded;
 static void (*observer)(bool client, const uint8_t *secret, size_t size);
@@ -89,10 +89,10 @@ extract(const struct request *request, uint8_t *out)
     if (request->salt != NULL) {
         label.context = empty;
         label.context_size = size;
-        done = request->salt_size == size && hkdf_empty_digest(loaded.hash, size, empty) &&
-               hkdf_expand_label(loaded.hash, size, request->salt, &label, salt, size);
+        done = request->salt_size == size && hkdf_empty_digest(size, empty) &&
+               hkdf_expand_label(size, request->salt, &label, salt, size);
     }
-    done = done && hkdf_hmac(loaded.hash, size, salt, request->salt != NULL ? size : 0,
+    done = done && hkdf_hmac(size, salt, request->salt != NULL ? size : 0,
                              request->key != NULL ? request->key : zeros,
                              request->key != NULL ? request->key_size : size, out);
     OPENSSL_cleanse(salt, sizeof(salt));
@@ -126,8 +126,7 @@ schedule_derive(void *data, unsigned char *out, size_t size, const OSSL_PARAM pa
         return size == request.hash_size && extract(&request, out);
     case EVP_KDF_HKDF_MODE_EXPAND_ONLY:
         if (request.key == NULL || request.key_size != request.hash_size ||
-            !hkdf_expand_label(loaded.hash, request.hash_size, request.key, &request.label, out,
-                               size))
+            !hkdf_expand_label(request.hash_size, request.key, &request.label, out, size))
             return 0;
         tell(&request.label, out, size);
         return 1;
@@ -162,6 +161,7 @@ static const OSSL_DISPATCH functions[] = {
 
 static const OSSL_ALGORITHM kdfs[] = {
     {OSSL_KDF_NAME_TLS1_3_KDF, PROPERTY, functions, "TLS 1.3 key schedule"},
+    {OSSL_KDF_NAME_TLS1_PRF, PROPERTY, tls12prf_functions, "TLS 1.2 key schedule"},
     {NULL, NULL, NULL, NULL},
 };
 
@@ -200,11 +200,14 @@ static bool
 are_chosen(void)
 {
     EVP_KDF *kdf = EVP_KDF_fetch(NULL, OSSL_KDF_NAME_TLS1_3_KDF, NULL);
+    EVP_KDF *prf = EVP_KDF_fetch(NULL, OSSL_KDF_NAME_TLS1_PRF, NULL);
     EVP_MAC *mac = EVP_MAC_fetch(NULL, OSSL_MAC_NAME_HMAC, NULL);
-    bool ours = kdf != NULL && EVP_KDF_get0_provider(kdf) == loaded.ours && mac != NULL &&
+    bool ours = kdf != NULL && EVP_KDF_get0_provider(kdf) == loaded.ours && prf != NULL &&
+                EVP_KDF_get0_provider(prf) == loaded.ours && mac != NULL &&
                 EVP_MAC_get0_provider(mac) == loaded.ours;
 
     EVP_KDF_free(kdf);
+    EVP_KDF_free(prf);
     EVP_MAC_free(mac);
     return ours;
 }
@@ -212,28 +215,17 @@ are_chosen(void)
 int
 keyschedule_load(struct error *error)
 {
-    if (loaded.hash != NULL)
+    if (loaded.ours != NULL)
         return 0;
     /* A provider loaded by name keeps libcrypto from loading its own by itself. */
-    loaded.hash = EVP_MD_CTX_new();
-    if (loaded.hash == NULL || (loaded.libcryptos = OSSL_PROVIDER_load(NULL, "default")) == NULL ||
+    if ((loaded.libcryptos = OSSL_PROVIDER_load(NULL, "default")) == NULL ||
         OSSL_PROVIDER_add_builtin(NULL, PROVIDER_NAME, provider_init) != 1 ||
         (loaded.ours = OSSL_PROVIDER_load(NULL, PROVIDER_NAME)) == NULL ||
         EVP_set_default_properties(NULL, "?" PROPERTY) != 1 || !are_chosen()) {
-        EVP_MD_CTX_free(loaded.hash);
-        loaded.hash = NULL;
+        loaded.ours = NULL; /* this process will not go on */
         return error_set(error, "the provider for the key schedule cannot be loaded");
     }
     return 0;
-}
-
-void
-keyschedule_forget(void)
-{
-    uint8_t value[HKDF_HASH_MAX];
-
-    if (loaded.hash != NULL)
-        (void)hkdf_empty_digest(loaded.hash, 32, value);
 }
 
 void

@@ -1,10 +1,11 @@
 /*
  * keyschedule.h: the TLS 1.3 key schedule (RFC 8446 section 7.1) as libssl asks for it.
  *
- * libssl derives each secret of a handshake through the algorithm "TLS13-KDF", and computes its
- * Finished messages with "HMAC". Ours take their place in the handshaker: the same values
- * (tests/unit/test_keyschedule.c compares them with libcrypto's) for a third of the price, and it
- * can tell export.c the application traffic secrets, which OpenSSL has no call for.
+ * libssl derives each secret of a handshake through the algorithm "TLS13-KDF" (in TLS 1.2 through
+ * "TLS1-PRF": tls12prf.h), and computes its Finished messages with "HMAC". Ours take their place in
+ * the handshaker: the same values (tests/unit/test_keyschedule.c compares them with libcrypto's)
+ * for a fraction of the price, and this one can tell export.c the application traffic secrets,
+ * which OpenSSL has no call for.
  *
  * Role: handshaker. Trust: called by our own libssl only.
  */
@@ -20,9 +21,6 @@
 /* Make it what the default context's users get. Idempotent; before the first SSL_CTX. Returns 0, or
  * -1 with an error: also if libcrypto would take another one all the same. */
 int keyschedule_load(struct error *error);
-
-/* A handshake is over: what was derived last is not in a digest's state any more. */
-void keyschedule_forget(void);
 
 /* From now on, call this with each application traffic secret (client's or server's) that a
  * handshake derives, at the moment when libssl begins to use it. One per process. */

@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
 
 #include "protocol/hkdf.h"
 #include "protocol/wire.h"
@@ -47,9 +46,9 @@ traffic_suite_find(uint16_t id)
     return NULL;
 }
 
-static int
-expand(EVP_MD_CTX *hash, const struct traffic_suite *suite, const uint8_t *secret,
-       const char *label, uint8_t *out, size_t out_size)
+int
+traffic_expand_label(const struct traffic_suite *suite, const uint8_t *secret, const char *label,
+                     uint8_t *out, size_t out_size)
 {
     static const char prefix[] = "tls13 ";
     struct hkdf_label full = {.prefix = (const uint8_t *)prefix,
@@ -57,32 +56,16 @@ expand(EVP_MD_CTX *hash, const struct traffic_suite *suite, const uint8_t *secre
                               .label = (const uint8_t *)label,
                               .label_size = strlen(label)};
 
-    return hkdf_expand_label(hash, suite->hash_size, secret, &full, out, out_size) ? 0 : -1;
-}
-
-int
-traffic_expand_label(const struct traffic_suite *suite, const uint8_t *secret, const char *label,
-                     uint8_t *out, size_t out_size)
-{
-    EVP_MD_CTX *hash = EVP_MD_CTX_new();
-    int result = expand(hash, suite, secret, label, out, out_size);
-
-    EVP_MD_CTX_free(hash);
-    return result;
+    return hkdf_expand_label(suite->hash_size, secret, &full, out, out_size) ? 0 : -1;
 }
 
 int
 traffic_keys_derive(const struct traffic_suite *suite, struct traffic_keys *keys)
 {
-    EVP_MD_CTX *hash = EVP_MD_CTX_new();
-    int result;
-
     memset(keys->key, 0, sizeof(keys->key));
-    result = expand(hash, suite, keys->secret, "key", keys->key, suite->key_size);
-    if (result == 0)
-        result = expand(hash, suite, keys->secret, "iv", keys->iv, sizeof(keys->iv));
-    EVP_MD_CTX_free(hash);
-    return result;
+    if (traffic_expand_label(suite, keys->secret, "key", keys->key, suite->key_size) == -1)
+        return -1;
+    return traffic_expand_label(suite, keys->secret, "iv", keys->iv, sizeof(keys->iv));
 }
 
 int

@@ -12,6 +12,7 @@
 #include <openssl/ssl.h>
 
 #include "agent/keyschedule.h"
+#include "agent/tls12prf.h"
 #include "protocol/hkdf.h"
 
 static OSSL_LIB_CTX *theirs; /* a libcrypto that does not know ours */
@@ -128,20 +129,18 @@ END_TEST
 /* HMAC with keys that are longer than a block too. */
 START_TEST(hmacs_are_libcryptos)
 {
-    EVP_MD_CTX *hash = EVP_MD_CTX_new();
     uint8_t key[300], message[300], mine[HKDF_HASH_MAX], reference[HKDF_HASH_MAX];
     size_t size;
 
     for (size_t round = 0; round < sizeof(key); round++) {
         RAND_bytes(key, sizeof(key));
         RAND_bytes(message, sizeof(message));
-        ck_assert(hkdf_hmac(hash, sizes[_i], key, round, message, 300 - round, mine));
+        ck_assert(hkdf_hmac(sizes[_i], key, round, message, 300 - round, mine));
         ck_assert_ptr_nonnull(EVP_Q_mac(theirs, "HMAC", NULL, digests[_i], NULL, key, round,
                                         message, 300 - round, reference, sizeof(reference), &size));
         ck_assert_uint_eq(size, sizes[_i]);
         ck_assert_mem_eq(mine, reference, size);
     }
-    EVP_MD_CTX_free(hash);
 }
 END_TEST
 
@@ -200,34 +199,83 @@ START_TEST(what_libssl_gets_as_hmac_is_libcryptos)
 }
 END_TEST
 
-/* TLS 1.2's function (RFC 5246 section 5) is libcrypto's, on our HMAC. */
+/* TLS 1.2's function (RFC 5246 section 5): secrets longer than a block too, seeds in five parts of
+ * which some are empty, as libssl gives them, and values that end within a block. */
+static int
+ask_prf(OSSL_LIB_CTX *context, const char *digest, const uint8_t *secret, size_t secret_size,
+        const uint8_t seed[5 * 20], const size_t parts[5], uint8_t *out, size_t size)
+{
+    EVP_KDF *kdf = EVP_KDF_fetch(context, "TLS1-PRF", NULL);
+    EVP_KDF_CTX *ctx = EVP_KDF_CTX_new(kdf);
+    OSSL_PARAM params[8], *p = params;
+    int result;
+
+    *p++ = OSSL_PARAM_construct_utf8_string("digest", (char *)(uintptr_t)digest, 0);
+    *p++ = OSSL_PARAM_construct_octet_string("secret", (void *)(uintptr_t)secret, secret_size);
+    for (size_t i = 0; i < 5; i++)
+        *p++ = OSSL_PARAM_construct_octet_string(
+            "seed", parts[i] > 0 ? (void *)(uintptr_t)(seed + 20 * i) : NULL, parts[i]);
+    *p = OSSL_PARAM_construct_end();
+    result = EVP_KDF_derive(ctx, out, size, params);
+    EVP_KDF_CTX_free(ctx);
+    EVP_KDF_free(kdf);
+    return result;
+}
+
 START_TEST(the_prf_is_libcryptos)
 {
-    uint8_t secret[48], seed[77], out[2][104];
-    char digest[] = "SHA256";
+    static const char *const names[] = {"SHA256", "SHA384"};
+    uint8_t secret[200], seed[5 * 20], mine[200], reference[200];
 
-    if (_i == 1)
-        memcpy(digest, "SHA384", sizeof(digest));
-    for (int round = 0; round < 50; round++) {
-        OSSL_PARAM params[] = {
-            OSSL_PARAM_construct_utf8_string("digest", digest, 0),
-            OSSL_PARAM_construct_octet_string("secret", secret, sizeof(secret)),
-            OSSL_PARAM_construct_octet_string("seed", seed, sizeof(seed)),
-            OSSL_PARAM_construct_end(),
-        };
+    for (size_t round = 1; round <= 200; round++) {
+        size_t parts[5] = {1 + round % 20, round % 7, round % 3, 0, round % 21};
 
         RAND_bytes(secret, sizeof(secret));
         RAND_bytes(seed, sizeof(seed));
-        for (int i = 0; i < 2; i++) {
-            EVP_KDF *kdf = EVP_KDF_fetch(i == 0 ? theirs : NULL, "TLS1-PRF", NULL);
-            EVP_KDF_CTX *ctx = EVP_KDF_CTX_new(kdf);
-
-            ck_assert_int_eq(EVP_KDF_derive(ctx, out[i], sizeof(out[i]), params), 1);
-            EVP_KDF_CTX_free(ctx);
-            EVP_KDF_free(kdf);
-        }
-        ck_assert_mem_eq(out[0], out[1], sizeof(out[0]));
+        memset(mine, 0, sizeof(mine));
+        memset(reference, 0, sizeof(reference));
+        ck_assert_int_eq(ask_prf(theirs, names[_i], secret, round, seed, parts, reference, round),
+                         1);
+        ck_assert_int_eq(ask_prf(NULL, names[_i], secret, round, seed, parts, mine, round), 1);
+        ck_assert_mem_eq(mine, reference, sizeof(mine));
     }
+}
+END_TEST
+
+/* The vector for P_SHA256 that the TLS working group's list agreed upon. */
+START_TEST(the_prf_has_its_known_value)
+{
+    static const uint8_t secret[] = {0x9b, 0xbe, 0x43, 0x6b, 0xa9, 0x40, 0xf0, 0x17,
+                                     0xb1, 0x76, 0x52, 0x84, 0x9a, 0x71, 0xdb, 0x35};
+    static const uint8_t seed[] = {0xa0, 0xba, 0x9f, 0x93, 0x6c, 0xda, 0x31, 0x18,
+                                   0x27, 0xa6, 0xf7, 0x96, 0xff, 0xd5, 0x19, 0x8c};
+    static const uint8_t known[] = {
+        0xe3, 0xf2, 0x29, 0xba, 0x72, 0x7b, 0xe1, 0x7b, 0x8d, 0x12, 0x26, 0x20, 0x55, 0x7c, 0xd4,
+        0x53, 0xc2, 0xaa, 0xb2, 0x1d, 0x07, 0xc3, 0xd4, 0x95, 0x32, 0x9b, 0x52, 0xd4, 0xe6, 0x1e,
+        0xdb, 0x5a, 0x6b, 0x30, 0x17, 0x91, 0xe9, 0x0d, 0x35, 0xc9, 0xc9, 0xa4, 0x6b, 0x4e, 0x14,
+        0xba, 0xf9, 0xaf, 0x0f, 0xa0, 0x22, 0xf7, 0x07, 0x7d, 0xef, 0x17, 0xab, 0xfd, 0x37, 0x97,
+        0xc0, 0x56, 0x4b, 0xab, 0x4f, 0xbc, 0x91, 0x66, 0x6e, 0x9d, 0xef, 0x9b, 0x97, 0xfc, 0xe3,
+        0x4f, 0x79, 0x67, 0x89, 0xba, 0xa4, 0x80, 0x82, 0xd1, 0x22, 0xee, 0x42, 0xc5, 0xa7, 0x2e,
+        0x5a, 0x51, 0x10, 0xff, 0xf7, 0x01, 0x87, 0x34, 0x7b, 0x66};
+    const struct tls12prf_part parts[] = {{(const uint8_t *)"test label", 10},
+                                          {seed, sizeof(seed)}};
+    uint8_t out[sizeof(known)];
+
+    ck_assert(tls12prf(32, secret, sizeof(secret), parts, 2, out, sizeof(out)));
+    ck_assert_mem_eq(out, known, sizeof(known));
+    ck_assert(!tls12prf(20, secret, sizeof(secret), parts, 2, out, sizeof(out)));
+}
+END_TEST
+
+START_TEST(what_tls12_does_not_ask_is_refused)
+{
+    static const size_t some[5] = {1, 2};
+    uint8_t bytes[100] = {1}, out[32];
+
+    ck_assert_int_eq(ask_prf(NULL, "SHA256", bytes, 48, bytes, some, out, 32), 1);
+    ck_assert_int_ne(ask_prf(NULL, "MD5-SHA1", bytes, 48, bytes, some, out, 32), 1);
+    ck_assert_int_ne(ask_prf(NULL, "SHA256", NULL, 0, bytes, some, out, 32), 1);
+    ck_assert_int_ne(ask_prf(NULL, "SHA256", bytes, 48, bytes, some, out, 0), 1);
 }
 END_TEST
 
@@ -318,13 +366,15 @@ END_TEST
 
 START_TEST(libssl_gets_ours)
 {
-    EVP_KDF *kdf;
+    static const char *const names[] = {"TLS13-KDF", "TLS1-PRF"};
 
     ck_assert_int_eq(keyschedule_load(NULL), 0); /* again: nothing to do */
-    kdf = EVP_KDF_fetch(NULL, "TLS13-KDF", NULL);
-    ck_assert_str_eq(OSSL_PROVIDER_get0_name(EVP_KDF_get0_provider(kdf)), "tlsagent-schedule");
-    EVP_KDF_free(kdf);
-    keyschedule_forget();
+    for (size_t i = 0; i < 2; i++) {
+        EVP_KDF *kdf = EVP_KDF_fetch(NULL, names[i], NULL);
+
+        ck_assert_str_eq(OSSL_PROVIDER_get0_name(EVP_KDF_get0_provider(kdf)), "tlsagent-schedule");
+        EVP_KDF_free(kdf);
+    }
 }
 END_TEST
 
@@ -342,6 +392,8 @@ main(void)
     tcase_add_loop_test(tests, hmacs_are_libcryptos, 0, 2);
     tcase_add_loop_test(tests, what_libssl_gets_as_hmac_is_libcryptos, 0, 2);
     tcase_add_loop_test(tests, the_prf_is_libcryptos, 0, 2);
+    tcase_add_test(tests, the_prf_has_its_known_value);
+    tcase_add_test(tests, what_tls12_does_not_ask_is_refused);
     tcase_add_test(tests, misuse_of_hmac_is_refused);
     tcase_add_test(tests, what_tls_does_not_ask_is_refused);
     tcase_add_test(tests, traffic_secrets_are_told_and_nothing_else);
