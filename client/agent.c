@@ -95,6 +95,13 @@ wants_new_greeting(const struct tlsagent *agent)
     return true;
 }
 
+/* There was no room for us in the agent's queue, and somebody's handshake depends on it. */
+static bool
+waits_for_turn(const struct tlsagent *agent)
+{
+    return agent->greeting == -1 && agent->crowded && !TAILQ_EMPTY(&agent->waiting);
+}
+
 /* What time brings. */
 static void
 tend(struct tlsagent *agent)
@@ -108,8 +115,9 @@ tend(struct tlsagent *agent)
         agent_lose(agent, TLSAGENT_E_AGENT, "the agent at %s broke the protocol", agent->path);
         agent_connect(agent);
     }
-    if (agent->pull_count > 0 && agent->greeting == -1)
-        agent_connect(agent);
+    if (agent->greeting == -1 && (agent->pull_count > 0 || waits_for_turn(agent)) &&
+        agent_connect(agent) == -1 && !agent->crowded)
+        agent->dispatch_due = true; /* those who wait for our turn wait in vain */
     dispatch_waiting(agent);
     while ((conn = TAILQ_FIRST(&agent->waiting)) != NULL && now >= conn->request->wait_until)
         conn_expire(conn);
@@ -153,7 +161,8 @@ next_deadline(const struct tlsagent *agent)
 
     if (agent->greeting != -1 && !agent->welcomed)
         first = agent->greeting_until;
-    else if (wants_new_greeting(agent) || (agent->greeting == -1 && agent->pull_count > 0))
+    else if (wants_new_greeting(agent) || waits_for_turn(agent) ||
+             (agent->greeting == -1 && agent->pull_count > 0))
         first = agent->connect_at > 0 ? agent->connect_at : 1;
     if (conn != NULL && (first == 0 || conn->request->wait_until < first))
         first = conn->request->wait_until;

@@ -177,6 +177,10 @@ conn_dispatch(struct tlsagent_conn *conn)
         struct cell *cell;
 
         if (agent_connect(agent) == -1) {
+            if (agent->crowded) { /* tend() tries again, until the time of those who wait is up */
+                conn_wait(conn);
+                return;
+            }
             if (agent->trouble_code == TLSAGENT_E_NOT_PERMITTED)
                 conn_fail(conn, agent->trouble_code, "context \"%s\": %s", conn->request->context,
                           agent->trouble.text);
@@ -246,6 +250,8 @@ conn_expire(struct tlsagent_conn *conn)
     if (conn->request->deadline != 0 && agent_now() >= conn->request->deadline)
         conn_fail(conn, TLSAGENT_E_DEADLINE, "the handshake did not begin within %u ms",
                   conn->request->deadline_ms);
+    else if (agent->greeting == -1)
+        conn_fail(conn, agent->trouble_code, "%s", agent->trouble.text);
     else if (!agent->welcomed)
         conn_fail(conn, TLSAGENT_E_AGENT, "the agent at %s does not answer", agent->path);
     else if (agent_find_context(agent, context) == NULL)

@@ -123,8 +123,11 @@ connect_now(struct tlsagent *agent, int64_t now, int wait_ms)
     agent->crowded = false;
     agent->connect_at = now + AGENT_CONNECT_MS;
     fd = connect_socket(agent, wait_ms);
-    if (fd == -1)
+    if (fd == -1) {
+        if (agent->crowded)
+            agent->connect_at = now + AGENT_CROWDED_MS;
         return -1;
+    }
     if (epoll_ctl(agent->epoll, EPOLL_CTL_ADD, fd, &event) == -1) {
         set_trouble(agent, TLSAGENT_E_SYSTEM, "epoll_ctl: %s", strerror(errno));
         close(fd);

@@ -30,6 +30,7 @@
 
 #define AGENT_DEFAULT_SOCKET "/run/tlsagent/tlsagent.sock" /* = agent/config.h's */
 #define AGENT_CONNECT_MS     100  /* at least so long between two attempts to connect */
+#define AGENT_CROWDED_MS     20   /* ... if too many others connect at the same time */
 #define AGENT_DENIED_MS      1000 /* ... after the agent said that it does not serve us */
 #define AGENT_ANSWER_MS      1000 /* for the greeting, and for a dead cell's replacement */
 #define AGENT_CONTEXTS_MAX   4096

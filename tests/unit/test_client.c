@@ -283,6 +283,79 @@ START_TEST(handshake_may_begin_before_the_greeting)
 }
 END_TEST
 
+/* Connections to the agent until its queue has no room. */
+static int
+fill_queue(int *fds, int most)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int count = 0, result = 0;
+
+    memcpy(address.sun_path, fake.path, strlen(fake.path) + 1);
+    while (result == 0) {
+        ck_assert_int_lt(count, most);
+        fds[count] = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        result = connect(fds[count++], (struct sockaddr *)&address, sizeof(address));
+    }
+    ck_assert_int_eq(errno, EAGAIN);
+    return count;
+}
+
+/* 0: there is room again in time. 1: there is none for a second. 2: the agent dies meanwhile. 3:
+ * the handshake's own deadline is shorter. */
+START_TEST(full_queue_is_waited_for_without_blocking)
+{
+    struct tlsagent *agent;
+    struct fake_request request;
+    struct tlsagent_conn *conn;
+    int fds[200], pair[2], count = fill_queue(fds, 200);
+    long start = now_ms();
+
+    agent = tlsagent_open(fake.path);
+    unix_pair(pair);
+    conn = tlsagent_accept_fd(agent, "smtp", pair[0]);
+    ck_assert_int_ne(fcntl(pair[0], F_SETFL, O_NONBLOCK), -1);
+    ck_assert_int_eq(tlsagent_set_deadline(conn, _i == 3 ? 300 : 0), 0);
+    ck_assert_int_eq(tlsagent_handshake(conn), TLSAGENT_WANT_POLLIN);
+    ck_assert_int_lt(now_ms() - start, 200);
+    for (start = now_ms(); now_ms() - start < 150;) {
+        (void)is_readable(tlsagent_fd(agent), 150);
+        ck_assert_ptr_null(tlsagent_next(agent));
+    }
+    if (_i == 2)
+        fake_die(&fake);
+    for (int i = 0; _i == 0 && i < count - 1; i++)
+        close(accept4(fake.listener, NULL, NULL, SOCK_CLOEXEC));
+    if (_i == 0) {
+        while (!is_readable(fake.listener, 10))
+            ck_assert_ptr_null(tlsagent_next(agent));
+        fake_greet(&fake, 1);
+        wait_readable(tlsagent_fd(agent));
+        ck_assert_ptr_null(tlsagent_next(agent));
+        request = fake_expect(&fake, 0, SERVICE_ACCEPT);
+        close(request.fd);
+        fake_finish(&fake, 0, request.accept.id, "smtp");
+    }
+    ck_assert_ptr_eq(next_finished(agent), conn);
+    ck_assert_int_eq(tlsagent_handshake(conn), _i == 0 ? 0 : -1);
+    ck_assert_int_eq(tlsagent_error_code(conn), _i == 0   ? TLSAGENT_OK
+                                                : _i == 3 ? TLSAGENT_E_DEADLINE
+                                                          : TLSAGENT_E_AGENT);
+    if (_i == 1) {
+        ck_assert_contains(tlsagent_error(conn), "too many programs");
+        ck_assert_int_ge(now_ms() - start, 700);
+    } else if (_i == 2) {
+        ck_assert_contains(tlsagent_error(conn), "Connection refused");
+    }
+    ck_assert_int_lt(now_ms() - start, _i == 1 ? 3000 : 900);
+    tlsagent_abandon(conn);
+    tlsagent_free(agent);
+    for (int i = 0; i < count; i++)
+        close(fds[i]);
+    close(pair[0]);
+    close(pair[1]);
+}
+END_TEST
+
 static const struct {
     uint8_t reason, alert;
     int code, told_alert;
@@ -1325,6 +1398,7 @@ main(void)
     tcase_add_test(cases, finished_connection_has_facts_and_carries_data);
     tcase_add_test(cases, truncation_is_told_and_data_before_it_is_not_lost);
     tcase_add_test(cases, handshake_may_begin_before_the_greeting);
+    tcase_add_loop_test(cases, full_queue_is_waited_for_without_blocking, 0, 4);
     tcase_add_loop_test(cases, failure_is_told_with_its_reason, 0,
                         sizeof(failures) / sizeof(failures[0]));
     tcase_add_test(cases, cells_share_the_load_and_unknown_contexts_are_asked_for);
