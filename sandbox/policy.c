@@ -7,9 +7,13 @@
  *
  * RLIMIT_FSIZE stays: the log (fd 2) may be a regular file, and a write beyond that limit is a
  * SIGXFSZ. What it would prevent is prevented by write() being allowed on fd 2 only.
+ *
+ * A call is here because a role makes it: seen by strace over the tests, or with its reason beside
+ * it.
  */
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/futex.h>
 #include <linux/sockios.h>
 #include <linux/tls.h>
 #include <netinet/in.h>
@@ -19,6 +23,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -38,64 +43,83 @@
 #define CLONE_NEWTIME 0x00000080
 #endif
 
-/* What every process that only computes and answers needs: memory without execution, time, random
- * numbers, one channel, its end. Messages wait in the kernel only between a handshaker and its
- * keeper (a time limit is set before), raise no SIGPIPE and go to
- * whom the socket is connected to. */
-static const struct policy_call common_calls[] = {
-    /* messages */
-    {SCMP_SYS(recvmsg), {POLICY_IS(2, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)}},
-    {SCMP_SYS(recvmsg), {POLICY_IS(2, MSG_CMSG_CLOEXEC)}},
-    {SCMP_SYS(sendmsg), {POLICY_IS(2, MSG_DONTWAIT | MSG_NOSIGNAL)}},
-    {SCMP_SYS(poll), {{0}}},
-    {SCMP_SYS(ppoll), {{0}}},
+/* The names of these calls differ from one architecture to the next; libc makes the one that is. */
+#ifdef __NR_poll
+#define CALL_POLL SCMP_SYS(poll)
+#else
+#define CALL_POLL SCMP_SYS(ppoll)
+#endif
+#ifdef __NR_epoll_wait
+#define CALL_EPOLL SCMP_SYS(epoll_wait)
+#else
+#define CALL_EPOLL SCMP_SYS(epoll_pwait)
+#endif
+
+/* Descriptors at fixed numbers: = agent/roles.h's */
+#define FD_CONTROL 3
+#define FD_PEER    4
+
+/* What every process needs that answers on a channel: time, random numbers, its end. */
+static const struct policy_call base_calls[] = {
+    {CALL_POLL, {{0}}},
+    /* an fd that arrives and is refused, and must not linger when it is closed */
     {SCMP_SYS(close), {{0}}},
-    /* an fd that arrives and is refused must not linger when it is closed */
     {SCMP_SYS(setsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_LINGER)}},
-    /* memory; MAP_DROPPABLE is how a newer libc keeps random numbers */
-    {SCMP_SYS(mmap),
-     {POLICY_ONLY(2, PROT_READ | PROT_WRITE), POLICY_IS(3, MAP_PRIVATE | MAP_ANONYMOUS)}},
-    {SCMP_SYS(mmap),
-     {POLICY_ONLY(2, PROT_READ | PROT_WRITE), POLICY_IS(3, MAP_DROPPABLE | MAP_ANONYMOUS)}},
-    /* ticket keys and the cache of sessions, which all cells share, came by fd */
-    {SCMP_SYS(mmap), {POLICY_ONLY(2, PROT_READ | PROT_WRITE), POLICY_IS(3, MAP_SHARED)}},
-    {SCMP_SYS(mprotect), {POLICY_ONLY(2, PROT_READ | PROT_WRITE)}},
     {SCMP_SYS(munmap), {{0}}},
-    {SCMP_SYS(mremap), {{0}}},
-    {SCMP_SYS(madvise), {{0}}},
-    {SCMP_SYS(brk), {{0}}},
-    {SCMP_SYS(futex), {{0}}},
-    {SCMP_SYS(sched_yield), {{0}}},
-    /* a generation that came by fd: its size, its seals */
-    {SCMP_SYS(fstat), {{0}}},
-    {SCMP_SYS(newfstatat), {POLICY_IS(3, AT_EMPTY_PATH)}},
-    {SCMP_SYS(fcntl), {POLICY_IS(1, F_GETFD)}},
-    {SCMP_SYS(fcntl), {POLICY_IS(1, F_GETFL)}},
-    {SCMP_SYS(fcntl), {POLICY_IS(1, F_GET_SEALS)}},
-    {SCMP_SYS(lseek), {{0}}},
-    /* facts; sysinfo: qsort() asks for the size of memory */
+    /* the end of what is done only once; one thread has nobody to wait for */
+    {SCMP_SYS(futex), {POLICY_IS(1, FUTEX_WAKE_PRIVATE)}},
+    /* libcrypto's random numbers; it looks each time whether it has been forked */
     {SCMP_SYS(getrandom), {{0}}},
     {SCMP_SYS(getpid), {{0}}},
-    {SCMP_SYS(gettid), {{0}}},
-    {SCMP_SYS(getppid), {{0}}},
-    {SCMP_SYS(getuid), {{0}}},
-    {SCMP_SYS(geteuid), {{0}}},
-    {SCMP_SYS(getgid), {{0}}},
-    {SCMP_SYS(getegid), {{0}}},
+    /* where the machine's clock cannot be read without the kernel */
     {SCMP_SYS(clock_gettime), {{0}}},
-    {SCMP_SYS(gettimeofday), {{0}}},
     {SCMP_SYS(time), {{0}}},
-    {SCMP_SYS(sysinfo), {{0}}},
-    {SCMP_SYS(prlimit64), {POLICY_NULL(2)}}, /* as getrlimit() calls it */
     /* the log, the end, and abort() */
     {SCMP_SYS(write), {POLICY_IS(0, STDERR_FILENO)}},
-    {SCMP_SYS(exit), {{0}}},
     {SCMP_SYS(exit_group), {{0}}},
-    {SCMP_SYS(restart_syscall), {{0}}},
-    {SCMP_SYS(rt_sigreturn), {{0}}},
     {SCMP_SYS(rt_sigprocmask), {{0}}},
-    {SCMP_SYS(rt_sigaction), {{0}}},
+    {SCMP_SYS(gettid), {{0}}},
     {SCMP_SYS(tgkill), {POLICY_IS(0, POLICY_OWN_PID)}},
+    /* poll() goes on after somebody has stopped us */
+    {SCMP_SYS(restart_syscall), {{0}}},
+};
+
+/* What those need beside it who parse: messages on whatever channel they were given, which raise no
+ * SIGPIPE and go to whom the socket is connected to, and a heap without execution. */
+static const struct policy_call parser_calls[] = {
+    {SCMP_SYS(recvmsg), {POLICY_IS(2, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)}},
+    {SCMP_SYS(sendmsg), {POLICY_IS(2, MSG_DONTWAIT | MSG_NOSIGNAL)}},
+    {SCMP_SYS(brk), {{0}}},
+    {SCMP_SYS(mmap),
+     {POLICY_ONLY(2, PROT_READ | PROT_WRITE), POLICY_IS(3, MAP_PRIVATE | MAP_ANONYMOUS)}},
+    /* how a newer libc keeps random numbers */
+    {SCMP_SYS(mmap),
+     {POLICY_ONLY(2, PROT_READ | PROT_WRITE), POLICY_IS(3, MAP_DROPPABLE | MAP_ANONYMOUS)}},
+    {SCMP_SYS(mremap), {{0}}},
+    /* qsort() asks for the size of memory; libcrypto 3.2 takes the time so */
+    {SCMP_SYS(sysinfo), {{0}}},
+    {SCMP_SYS(gettimeofday), {{0}}},
+};
+
+/* Memory that came by fd, and its size: generations, ticket keys, the cache of sessions. fstat() is
+ * one call in some versions of libc and the other in others. */
+static const struct policy_call shared_calls[] = {
+    {SCMP_SYS(mmap), {POLICY_ONLY(2, PROT_READ | PROT_WRITE), POLICY_IS(3, MAP_SHARED)}},
+    {SCMP_SYS(fstat), {{0}}},
+    {SCMP_SYS(newfstatat), {POLICY_IS(3, AT_EMPTY_PATH)}},
+};
+
+/* The keeper talks on its two channels and on nothing else, whatever fd it may be passed. It waits
+ * in recvmsg() for its handshaker (a time limit is set before), has no heap that grows (what
+ * libcrypto allocates comes from memory for keys), and maps the page of ticket keys anew when a
+ * fleet's secret is replaced: ending the cell for that would break off its handshakes. */
+static const struct policy_call keeper_calls[] = {
+    {SCMP_SYS(recvmsg), {POLICY_IS(0, FD_PEER), POLICY_IS(2, MSG_CMSG_CLOEXEC)}},
+    {SCMP_SYS(recvmsg), {POLICY_IS(0, FD_CONTROL), POLICY_IS(2, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)}},
+    {SCMP_SYS(sendmsg), {POLICY_IS(0, FD_PEER), POLICY_IS(2, MSG_DONTWAIT | MSG_NOSIGNAL)}},
+    {SCMP_SYS(sendmsg), {POLICY_IS(0, FD_CONTROL), POLICY_IS(2, MSG_DONTWAIT | MSG_NOSIGNAL)}},
+    {SCMP_SYS(madvise), {POLICY_IS(2, MADV_DONTDUMP)}},
+    {SCMP_SYS(madvise), {POLICY_IS(2, MADV_DONTFORK)}},
 };
 
 /* Facts about the machine that a later libc or libcrypto may ask for, and does without. */
@@ -120,20 +144,20 @@ const int policy_harmless[] = {
 };
 const size_t policy_harmless_count = COUNT(policy_harmless);
 
-/* The loader reads files that were opened for it and writes two memfds. */
+/* The loader reads files that were opened for it and writes two memfds, through mappings. */
 static const struct policy_call loader_calls[] = {
-    {SCMP_SYS(read), {{0}}},     {SCMP_SYS(pread64), {{0}}},   {SCMP_SYS(write), {{0}}},
-    {SCMP_SYS(pwrite64), {{0}}}, {SCMP_SYS(ftruncate), {{0}}}, {SCMP_SYS(msync), {{0}}},
+    {SCMP_SYS(read), {{0}}},
+    {SCMP_SYS(ftruncate), {{0}}},
+    {SCMP_SYS(madvise), {POLICY_IS(2, MADV_DONTDUMP)}},
+    {SCMP_SYS(madvise), {POLICY_IS(2, MADV_DONTFORK)}},
 };
 
 /* The bytes of a connection. */
 static const struct policy_call stream_calls[] = {
     {SCMP_SYS(recvfrom), {POLICY_IS(3, MSG_DONTWAIT), POLICY_NULL(4)}},
     {SCMP_SYS(recvfrom), {POLICY_IS(3, MSG_DONTWAIT | MSG_PEEK), POLICY_NULL(4)}},
-    {SCMP_SYS(recvfrom), {POLICY_IS(3, MSG_DONTWAIT | MSG_TRUNC), POLICY_NULL(4)}},
     {SCMP_SYS(sendto), {POLICY_IS(3, MSG_DONTWAIT | MSG_NOSIGNAL), POLICY_NULL(4)}},
-    {SCMP_SYS(epoll_wait), {{0}}},
-    {SCMP_SYS(epoll_pwait), {{0}}},
+    {CALL_EPOLL, {{0}}},
     {SCMP_SYS(epoll_ctl), {{0}}},
     {SCMP_SYS(shutdown), {{0}}},
 };
@@ -142,18 +166,21 @@ static const struct policy_call stream_calls[] = {
  * nowhere, opens nothing. */
 static const struct policy_call handshaker_calls[] = {
     {SCMP_SYS(accept4), {{0}}},
+    /* its keeper's answer is waited for (a time limit is set before) */
+    {SCMP_SYS(recvmsg), {POLICY_IS(0, FD_PEER), POLICY_IS(2, MSG_CMSG_CLOEXEC)}},
+    /* what was looked at and used is taken out */
+    {SCMP_SYS(recvfrom), {POLICY_IS(3, MSG_DONTWAIT | MSG_TRUNC), POLICY_NULL(4)}},
     {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_TYPE)}},
-    {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_DOMAIN)}},
     {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_PROTOCOL)}},
-    {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_ACCEPTCONN)}},
-    {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_ERROR)}},
     {SCMP_SYS(setsockopt), {POLICY_IS(1, IPPROTO_TCP), POLICY_IS(2, TCP_NODELAY)}},
     {SCMP_SYS(setsockopt), {POLICY_IS(1, IPPROTO_TCP), POLICY_IS(2, TCP_ULP)}},
-    {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_TLS), POLICY_IS(2, TLS_TX)}},
-    {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_TLS), POLICY_IS(2, TLS_RX)}},
     {SCMP_SYS(setsockopt), {POLICY_IS(1, SOL_TLS), POLICY_IS(2, TLS_TX)}},
     {SCMP_SYS(setsockopt), {POLICY_IS(1, SOL_TLS), POLICY_IS(2, TLS_RX)}},
     {SCMP_SYS(getpeername), {{0}}},
+    /* the seals of a generation and of the cache of sessions */
+    {SCMP_SYS(fcntl), {POLICY_IS(1, F_GET_SEALS)}},
+    /* how many descriptors there may be; as getrlimit() calls it */
+    {SCMP_SYS(prlimit64), {POLICY_IS(1, RLIMIT_NOFILE), POLICY_NULL(2)}},
     /* how much of what went to a worker it has not read */
     {SCMP_SYS(ioctl), {POLICY_IS(1, SIOCOUTQ)}},
 };
@@ -163,22 +190,20 @@ static const struct policy_call fetcher_calls[] = {
     {SCMP_SYS(recvfrom), {POLICY_IS(3, MSG_DONTWAIT), POLICY_NULL(4)}},
     {SCMP_SYS(sendto), {POLICY_IS(3, MSG_DONTWAIT | MSG_NOSIGNAL), POLICY_NULL(4)}},
     {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_ERROR)}},
-    {SCMP_SYS(epoll_wait), {{0}}},
-    {SCMP_SYS(epoll_pwait), {{0}}},
+    {CALL_EPOLL, {{0}}},
     {SCMP_SYS(epoll_ctl), {{0}}},
 };
 
-/* The relay. The connection's own descriptor is non-blocking, so the data stream of libtlsagent
- * passes no flag. FIONREAD: how many bytes wait in the socket pair; SO_LINGER, as all have it: to
- * end a plain TCP connection with a reset. Record states are in memory that is not reserved
+/* The relay. FIONREAD: how many bytes wait in the socket pair; SO_LINGER, as all have it: to end a
+ * plain TCP connection with a reset. Record states are in memory that is not reserved
  * (client/slot.c). */
 static const struct policy_call relay_calls[] = {
-    {SCMP_SYS(recvfrom), {POLICY_IS(3, 0), POLICY_NULL(4)}},
-    {SCMP_SYS(sendto), {POLICY_IS(3, MSG_NOSIGNAL), POLICY_NULL(4)}},
     {SCMP_SYS(ioctl), {POLICY_IS(1, FIONREAD)}},
     {SCMP_SYS(mmap),
      {POLICY_ONLY(2, PROT_READ | PROT_WRITE),
       POLICY_IS(3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)}},
+    {SCMP_SYS(madvise), {POLICY_IS(2, MADV_DONTDUMP)}},
+    {SCMP_SYS(madvise), {POLICY_IS(2, MADV_WIPEONFORK)}},
 };
 
 /* The supervisor opens files, makes sockets and starts the others (who inherit this filter and
@@ -246,9 +271,11 @@ static const struct policy_call supervisor_denied[] = {
     {SCMP_SYS(mknodat), {{0}}},
 };
 
-#define LISTS_1(a)       .calls = {a}, .call_counts = {COUNT(a)}
-#define LISTS_2(a, b)    .calls = {a, b}, .call_counts = {COUNT(a), COUNT(b)}
-#define LISTS_3(a, b, c) .calls = {a, b, c}, .call_counts = {COUNT(a), COUNT(b), COUNT(c)}
+#define LIST(n, a)             .calls[n] = (a), .call_counts[n] = COUNT(a)
+#define LISTS_1(a)             LIST(0, a)
+#define LISTS_3(a, b, c)       LISTS_1(a), LIST(1, b), LIST(2, c)
+#define LISTS_4(a, b, c, d)    LISTS_3(a, b, c), LIST(3, d)
+#define LISTS_5(a, b, c, d, e) LISTS_4(a, b, c, d), LIST(4, e)
 
 /* The supervisor, if it is root, opens files whoever owns them, makes sockets and directories for
  * others, binds low ports, and starts processes that give up uid, capabilities and namespaces. */
@@ -281,7 +308,7 @@ static const struct policy_row rows[] = {
                         .memory = 4 * GIB,
                         .locked = 1 * GIB,
                         .filter = POLICY_ALLOW_LIST,
-                        LISTS_2(common_calls, loader_calls)},
+                        LISTS_4(base_calls, parser_calls, shared_calls, loader_calls)},
     [SANDBOX_KEEPER] = {.name = "keeper",
                         .drops_root = true,
                         .isolated = true,
@@ -292,7 +319,7 @@ static const struct policy_row rows[] = {
                         .memory = 2 * GIB,
                         .locked = 1 * GIB,
                         .filter = POLICY_ALLOW_LIST,
-                        LISTS_1(common_calls)},
+                        LISTS_3(base_calls, shared_calls, keeper_calls)},
     [SANDBOX_HANDSHAKER] = {.name = "handshaker",
                             .drops_root = true,
                             .isolated = true,
@@ -302,7 +329,8 @@ static const struct policy_row rows[] = {
                             .memory = 16 * GIB,
                             .locked = POLICY_KEEP,
                             .filter = POLICY_ALLOW_LIST,
-                            LISTS_3(common_calls, stream_calls, handshaker_calls)},
+                            LISTS_5(base_calls, parser_calls, shared_calls, stream_calls,
+                                    handshaker_calls)},
     /* One channel to each handshaker. */
     [SANDBOX_FETCHER] = {.name = "fetcher",
                          .drops_root = true,
@@ -313,7 +341,7 @@ static const struct policy_row rows[] = {
                          .memory = 1 * GIB,
                          .locked = POLICY_KEEP,
                          .filter = POLICY_ALLOW_LIST,
-                         LISTS_2(common_calls, fetcher_calls)},
+                         LISTS_3(base_calls, parser_calls, fetcher_calls)},
     /* On the worker's side: never started by root's supervisor, so it keeps its worker's uid. */
     [SANDBOX_RELAY] = {.name = "relay",
                        .isolated = true,
@@ -323,7 +351,7 @@ static const struct policy_row rows[] = {
                        .memory = 2 * GIB,
                        .locked = POLICY_KEEP,
                        .filter = POLICY_ALLOW_LIST,
-                       LISTS_3(common_calls, stream_calls, relay_calls)},
+                       LISTS_4(base_calls, parser_calls, stream_calls, relay_calls)},
 };
 
 const struct policy_row *

@@ -62,7 +62,7 @@ enum policy_landlock {
 };
 
 #define POLICY_KEEP      UINT64_MAX /* leave the limit as it is */
-#define POLICY_LIST_MAX  3
+#define POLICY_LIST_MAX  5
 #define POLICY_UNLIMITED (UINT64_MAX - 1)
 
 struct policy_row {

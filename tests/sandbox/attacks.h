@@ -70,6 +70,7 @@ struct attack {
     int supervisor, others, supervisor_bare, others_bare;
     bool control_root;
     int loader;     /* all layers, where the loader differs; 0: it does not */
+    int keeper;     /* the same for the keeper */
     unsigned layer; /* what denies it beside seccomp; where it is lacking DENIED is MAY */
     int parts;      /* it is made so often, with scene.part from 0 on */
 };

@@ -35,6 +35,8 @@ expect(const struct attack *attack, int role, bool bare, unsigned lacking)
 
     if (role == LOADER && !bare && attack->loader != 0)
         expected = attack->loader;
+    if (role == KEEPER && !bare && attack->keeper != 0)
+        expected = attack->keeper;
     return expected == DENIED && (attack->layer & lacking) != 0 ? MAY : expected;
 }
 

@@ -10,8 +10,7 @@
  *   a call of the deny-list      kills; without the rule it goes through
  *   a harmless call              is ENOSYS
  *
- * A rule that decides nothing is superfluous, or another is too wide: the test fails, unless the
- * small table below says which other rule holds it as well.
+ * A rule that decides nothing is superfluous, or another is too wide: the test fails.
  */
 #include <errno.h>
 #include <grp.h>
@@ -31,15 +30,6 @@
 #define ARGUMENTS  6
 #define CALLS_MAX  300
 #define ANOTHER_ID 12345
-
-/* Rules that decide nothing, and why. */
-static const struct {
-    enum sandbox_role role;
-    int call;
-    const char *why;
-} held[] = {
-    {SANDBOX_LOADER, SCMP_SYS(write), "the loader writes its memfds, so to any descriptor"},
-};
 
 static struct policy_call calls[CALLS_MAX]; /* of the role that is tested, in one list */
 static size_t call_count;
@@ -174,14 +164,8 @@ tell(const struct policy_row *row, int number, int argument, const char *text, b
 }
 
 static void
-tell_undecided(enum sandbox_role role, const struct policy_row *row, int number, int argument)
+tell_undecided(const struct policy_row *row, int number, int argument)
 {
-    for (size_t i = 0; i < sizeof(held) / sizeof(held[0]); i++) {
-        if (held[i].role == role && held[i].call == number) {
-            tell(row, number, argument, held[i].why, true);
-            return;
-        }
-    }
     tell(row, number, argument, "decides nothing: another rule says the same", false);
 }
 
@@ -202,7 +186,7 @@ try_without(const struct policy_row *row, size_t i, const uint64_t *arguments)
 }
 
 static void
-drop_call(enum sandbox_role role, const struct policy_row *row, size_t i)
+drop_call(const struct policy_row *row, size_t i)
 {
     bool allows = row->filter == POLICY_ALLOW_LIST;
     uint64_t arguments[ARGUMENTS];
@@ -210,7 +194,7 @@ drop_call(enum sandbox_role role, const struct policy_row *row, size_t i)
 
     make_arguments(&calls[i], arguments);
     if (count_matches(calls[i].number, arguments) != 1) {
-        tell_undecided(role, row, calls[i].number, -1);
+        tell_undecided(row, calls[i].number, -1);
         return;
     }
     with = try_call(row, calls[i].number, arguments) == KILLS;
@@ -222,7 +206,7 @@ drop_call(enum sandbox_role role, const struct policy_row *row, size_t i)
 }
 
 static void
-drop_check(enum sandbox_role role, const struct policy_row *row, size_t i, size_t number)
+drop_check(const struct policy_row *row, size_t i, size_t number)
 {
     struct policy_check check = calls[i].checks[number];
     uint64_t arguments[ARGUMENTS];
@@ -231,7 +215,7 @@ drop_check(enum sandbox_role role, const struct policy_row *row, size_t i, size_
     if (check.mask == 0)
         return;
     if (!make_refused(&calls[i], &check, arguments)) {
-        tell_undecided(role, row, calls[i].number, check.argument);
+        tell_undecided(row, calls[i].number, check.argument);
         return;
     }
     with = try_call(row, calls[i].number, arguments) == KILLS;
@@ -274,10 +258,10 @@ main(void)
     for (int role = 0; (row = policy_find((enum sandbox_role)role)) != NULL; role++) {
         load_row(row);
         for (size_t i = 0; i < call_count; i++) {
-            drop_call((enum sandbox_role)role, row, i);
+            drop_call(row, i);
             for (size_t number = 0; row->filter == POLICY_ALLOW_LIST && number < POLICY_CHECKS_MAX;
                  number++)
-                drop_check((enum sandbox_role)role, row, i, number);
+                drop_check(row, i, number);
         }
         if (row->filter == POLICY_ALLOW_LIST)
             try_harmless(row);

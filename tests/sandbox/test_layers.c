@@ -214,8 +214,8 @@ speculate(void)
     return EPERM;
 }
 
-static const struct attack speculation = {"speculate", speculate, MAY, MAY, MAY,
-                                          MAY,         false,     0,   0,   1};
+static const struct attack speculation = {"speculate", speculate, MAY, MAY, MAY, MAY,
+                                          false,       0,         0,   0,   1};
 
 static const struct {
     const char *name;

@@ -69,15 +69,19 @@ run_child(int role, void (*what)(void))
     return status;
 }
 
+/* Where a role has its channels: those of the keeper may be nowhere else. */
+#define FD_CONTROL 3
+#define FD_PEER    4
+
 /* Inside: tell somebody, then wait until the other channel is closed. */
 static void
-say_and_wait(int to, int until)
+say_and_wait(int until)
 {
     struct iovec byte = {(void *)(uintptr_t) "x", 1};
     const struct msghdr message = {.msg_iov = &byte, .msg_iovlen = 1};
     struct pollfd wait = {.fd = until, .events = POLLIN};
 
-    if (sendmsg(to, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 1)
+    if (sendmsg(FD_CONTROL, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == 1)
         (void)poll(&wait, 1, -1);
 }
 
@@ -225,8 +229,7 @@ do_setuid(void)
 #define ALL                                                                                        \
     (1U << SANDBOX_LOADER | 1U << SANDBOX_KEEPER | 1U << SANDBOX_HANDSHAKER |                      \
      1U << SANDBOX_RELAY | 1U << SANDBOX_FETCHER)
-#define BUT_LOADER (ALL & ~(1U << SANDBOX_LOADER))
-#define EVERY      (ALL | 1U << SANDBOX_SUPERVISOR)
+#define EVERY (ALL | 1U << SANDBOX_SUPERVISOR)
 
 static const struct {
     const char *name;
@@ -245,7 +248,7 @@ static const struct {
     {"mmap executable", do_map_executable, ALL},
     {"mprotect executable", do_make_executable, ALL},
     {"kill another", do_kill, ALL},
-    {"write but to the log", do_write_elsewhere, BUT_LOADER},
+    {"write but to the log", do_write_elsewhere, ALL},
     {"fcntl F_SETFL", do_set_blocking, ALL},
     {"prctl", do_prctl, ALL},
     {"setrlimit", do_raise_limit, ALL},
@@ -280,9 +283,7 @@ expect(bool good, int code)
         _exit(code);
 }
 
-/* What every role lives on; the channel was made before. */
-static int common_pair[2];
-
+/* What every role lives on. */
 static void
 do_common_work(void)
 {
@@ -290,42 +291,142 @@ do_common_work(void)
     static uint8_t buffer[CHANNEL_BUFFER_SIZE];
     static const struct channel_rule rule = {1, 0, 0, 16};
     struct error error = {""};
-    struct stat facts;
     struct timespec now;
-    char *memory;
 
-    expect(channel_send(common_pair[0], 1, "hello", 5, NULL, 0) == CHANNEL_OK, 10);
-    expect(channel_receive_wait(common_pair[1], &rule, 1, buffer, sizeof(buffer), &message, &error,
+    expect(channel_send(FD_PEER, 1, "hello", 5, NULL, 0) == CHANNEL_OK, 10);
+    expect(channel_receive_wait(FD_CONTROL, &rule, 1, buffer, sizeof(buffer), &message, &error,
                                 100) == CHANNEL_OK,
            11);
+    expect(syscall(SYS_getrandom, buffer, 16, 0) == 16, 14);
+    expect(syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &now) == 0, 16);
+    expect(write(STDERR_FILENO, "", 0) != -1 || errno == EBADF, 18);
+    channel_close_fd(FD_PEER);
+}
+
+static int
+compare_bytes(const void *a, const void *b)
+{
+    return memcmp(a, b, 1);
+}
+
+/* A heap, and libc's functions that take more of it than one thinks. */
+static void
+do_parsers_work(void)
+{
+    static uint8_t bytes[4096];
+
+    do_common_work();
     for (size_t size = 16; size < (64U << 20); size *= 4) { /* brk, mmap, mremap, munmap */
-        memory = malloc(size);
+        char *memory = malloc(size);
+
         expect(memory != NULL, 12);
         memset(memory, 1, size);
         memory = realloc(memory, 2 * size);
         expect(memory != NULL, 13);
         free(memory);
     }
-    expect(syscall(SYS_getrandom, buffer, 16, 0) == 16, 14);
-    expect(fstat(common_pair[0], &facts) == 0, 15);
-    expect(syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &now) == 0, 16);
-    expect(fcntl(common_pair[0], F_GETFL) != -1, 17);
-    expect(write(STDERR_FILENO, "", 0) != -1 || errno == EBADF, 18);
-    expect(close(common_pair[0]) == 0, 19);
+    qsort(bytes, sizeof(bytes), 1, compare_bytes);
+}
+
+/* The handshaker waits for its keeper, the keeper for its handshaker. */
+static void
+do_cell_work(void)
+{
+    struct channel_message message;
+    static uint8_t buffer[CHANNEL_BUFFER_SIZE];
+    static const struct channel_rule rule = {1, 0, 0, 16};
+    struct error error = {""};
+
+    expect(channel_send(FD_CONTROL, 1, "hello", 5, NULL, 0) == CHANNEL_OK, 20);
+    expect(channel_receive_timed(FD_PEER, &rule, 1, buffer, sizeof(buffer), &message, &error) ==
+               CHANNEL_OK,
+           21);
+}
+
+static void
+do_keepers_work(void)
+{
+    do_cell_work();
+    do_common_work();
+}
+
+static void
+do_handshakers_work(void)
+{
+    do_cell_work();
+    do_parsers_work();
+}
+
+/* A child with a channel between its two channels. */
+static int
+run_with_channels(int role, void (*what)(void))
+{
+    int pair[2], status;
+    pid_t pid = fork();
+
+    ck_assert_int_ne(pid, -1);
+    if (pid == 0) {
+        expect(channel_pair(pair) == 0 && dup2(pair[0], 11) == 11 && dup2(pair[1], 12) == 12 &&
+                   dup2(11, FD_CONTROL) == FD_CONTROL && dup2(12, FD_PEER) == FD_PEER,
+               98);
+        enter((enum sandbox_role)role);
+        what();
+        _exit(0);
+    }
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    return status;
 }
 
 START_TEST(needed_calls_work)
 {
     for (size_t i = 0; i < SMALL_ROLES; i++) {
-        int status;
+        enum sandbox_role role = small_roles[i];
+        int status = run_with_channels((int)role, role == SANDBOX_KEEPER       ? do_keepers_work
+                                                  : role == SANDBOX_HANDSHAKER ? do_handshakers_work
+                                                                               : do_parsers_work);
 
-        ck_assert_int_eq(channel_pair(common_pair), 0);
-        status = run_child((int)small_roles[i], do_common_work);
         ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s: wait status %#x",
-                      role_names[small_roles[i]], status);
-        close(common_pair[0]);
-        close(common_pair[1]);
+                      role_names[role], status);
     }
+}
+END_TEST
+
+/* On a third channel, which somebody has passed to it. */
+static void
+do_send_elsewhere(void)
+{
+    (void)channel_send(12, 1, "hello", 5, NULL, 0);
+}
+
+static void
+do_receive_elsewhere(void)
+{
+    struct channel_message message;
+    static uint8_t buffer[CHANNEL_BUFFER_SIZE];
+
+    (void)channel_receive(11, NULL, 0, buffer, sizeof(buffer), &message, NULL);
+}
+
+static void
+do_grow(void)
+{
+    (void)sbrk(65536);
+}
+
+static void
+do_map(void)
+{
+    (void)mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+
+START_TEST(keeper_has_two_channels_and_no_heap)
+{
+    static void (*const calls[])(void) = {do_send_elsewhere, do_receive_elsewhere, do_grow, do_map};
+    int status = run_with_channels(SANDBOX_KEEPER, calls[_i]);
+
+    ck_assert_msg(WIFSIGNALED(status) && WTERMSIG(status) == SIGSYS, "wait status %#x", status);
+    status = run_with_channels(SANDBOX_LOADER, calls[_i]);
+    ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "wait status %#x", status);
 }
 END_TEST
 
@@ -445,8 +546,9 @@ START_TEST(kernel_confirms_the_layers)
     pid = fork();
     if (pid == 0) {
         close(pair[0]);
+        dup2(pair[1], FD_CONTROL);
         enter(role);
-        say_and_wait(pair[1], pair[1]); /* until the parent is done */
+        say_and_wait(FD_CONTROL); /* until the parent is done */
         _exit(0);
     }
     close(pair[1]);
@@ -524,8 +626,9 @@ START_TEST(role_dies_with_its_parent)
     parent = fork();
     if (parent == 0) {
         if (fork() == 0) {
+            dup2(ready[1], FD_CONTROL);
             enter(SANDBOX_KEEPER);
-            say_and_wait(ready[1], hold[1]);
+            say_and_wait(hold[1]);
             _exit(0);
         }
         for (;;)
@@ -565,6 +668,7 @@ main(void)
     tcase_add_loop_test(tcase, forbidden_calls_kill, 0,
                         (int)(sizeof(forbidden) / sizeof(forbidden[0])));
     tcase_add_test(tcase, needed_calls_work);
+    tcase_add_loop_test(tcase, keeper_has_two_channels_and_no_heap, 0, 4);
     tcase_add_test(tcase, abort_is_seen_as_abort);
     tcase_add_test(tcase, only_the_handshaker_accepts);
     tcase_add_loop_test(tcase, kernel_confirms_the_layers, 0, (int)SMALL_ROLES);
