@@ -659,6 +659,7 @@ ping_expired(struct loop_timer *timer)
     for (unsigned i = 0; i < cells->count && !starved; i++)
         judge_cell(&cells->list[i], now);
     cells_ping(cells);
+    (void)hang_up_again();
     cells->pinged = now;
     loop_timer_set(cells->loop, &cells->ping_timer, CELLS_PING_MS);
 }

@@ -34,7 +34,8 @@
 #define CALLS_BURST      256
 #define PAUSE_MS         20
 #define LEAVE_MS         100
-#define COMPLAINTS_BURST 10 /* then one a second */
+#define KEPT_MAX         (2 * GREET_LEAVING) /* connections that no process can be had to close */
+#define COMPLAINTS_BURST 10                  /* then one a second */
 
 struct greet_worker {
     struct loop_watch watch; /* first; fd: the connection, owned */
@@ -514,7 +515,8 @@ listener_ready(struct loop_watch *watch, uint32_t events)
     int fd;
 
     (void)events;
-    if (!pace_take(&greet->calls, loop_now(greet->loop), CALLS_PER_SECOND, CALLS_BURST)) {
+    if (hang_up_again() >= KEPT_MAX || /* each that is refused might have to be kept too */
+        !pace_take(&greet->calls, loop_now(greet->loop), CALLS_PER_SECOND, CALLS_BURST)) {
         loop_watch_set(greet->loop, watch, 0);
         loop_timer_set(greet->loop, &greet->pause, PAUSE_MS);
         return;

@@ -16,7 +16,10 @@
 bool hang_up_begin(int fd);
 
 /* Close the fds. Nothing that is in their queues is read. If anything is, this costs one process,
- * for all of them. */
+ * for all of them. If there is none to be had now, they stay open until hang_up_again(). */
 void hang_up(const int *fds, size_t count);
+
+/* Try again what could not be closed. Returns how many fds are still kept. */
+size_t hang_up_again(void);
 
 #endif

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -20,6 +21,7 @@
 
 #include "agent/cells.h"
 #include "agent/greet.h"
+#include "agent/hang_up.h"
 #include "agent/listen.h"
 #include "agent/log.h"
 #include "agent/roles.h"
@@ -68,9 +70,9 @@ receive_message(const struct channel_rule *rules, size_t count, struct channel_m
         _exit(0); /* the supervisor is gone */
 }
 
-/* A socket whose last close() waits for a minute. */
+/* Send a socket whose last close() waits for a minute; we keep nothing of it. */
 static void
-send_lingering(void)
+send_lingering(int channel)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct linger minute = {1, 60};
@@ -85,14 +87,15 @@ send_lingering(void)
     while (send(fd, data, sizeof(data), MSG_DONTWAIT) > 0)
         continue;
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &minute, sizeof(minute));
-    (void)channel_send(ROLE_FD_CONTROL, CONTROL_READY, "\0\0\0\5\0\0\0\0", 8, &fd, 1);
-    (void)channel_send(ROLE_FD_CONTROL, CONTROL_READY, "\0\0\0\5\0\0\0\0", 8, &fd, 1);
+    (void)channel_send(channel, CONTROL_READY, "\0\0\0\5\0\0\0\0", 8, &fd, 1);
+    (void)channel_send(channel, CONTROL_READY, "\0\0\0\5\0\0\0\0", 8, &fd, 1);
     close(fd); /* the peer stays, in the queue of listener, when this process ends too */
     if (fork() == 0) {
-        close(ROLE_FD_CONTROL);
+        close(channel);
         alarm(20);
         pause();
     }
+    close(listener);
 }
 
 /* Say whom we serve, and be silent for ever. */
@@ -134,7 +137,7 @@ commit_fault(enum fault fault)
         (void)channel_send(ROLE_FD_CONTROL, CONTROL_READY, "\0\0\0\5\0\0\0\0", 8, &fd, 1);
         break;
     case WITH_LINGERING_FD:
-        send_lingering();
+        send_lingering(ROLE_FD_CONTROL);
         break;
     case LEAVES:
         _exit(3);
@@ -602,6 +605,52 @@ END_TEST
 
 #define ROLE_WORDS 12
 
+/* ---- the end of a channel ---- */
+
+/* No descriptor is left for what the end of a channel costs. Closed directly it would take a
+ * minute. */
+static void
+hang_up_without_descriptors(void)
+{
+    struct rlimit few, before;
+    int pair[2], lowest, status;
+
+    if (channel_pair(pair) == -1 || getrlimit(RLIMIT_NOFILE, &before) == -1)
+        _exit(2);
+    if (fork() == 0) {
+        close(pair[0]);
+        send_lingering(pair[1]);
+        _exit(0);
+    }
+    close(pair[1]);
+    lowest = dup(STDERR_FILENO);
+    few = before;
+    few.rlim_cur = (rlim_t)lowest + 1;
+    if (wait(&status) == -1 || status != 0 || lowest == -1 || setrlimit(RLIMIT_NOFILE, &few) == -1)
+        _exit(4);
+    hang_up(pair, 1);
+    if (hang_up_again() != 1 || fcntl(pair[0], F_GETFD) == -1)
+        _exit(5);
+    if (setrlimit(RLIMIT_NOFILE, &before) == -1 || hang_up_again() != 0 ||
+        fcntl(pair[0], F_GETFD) != -1)
+        _exit(6);
+}
+
+START_TEST(end_of_a_channel_waits_for_a_process)
+{
+    pid_t pid = fork();
+    int status;
+
+    if (pid == 0) {
+        alarm(5);
+        hang_up_without_descriptors();
+        _exit(0);
+    }
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "wait status %#x", status);
+}
+END_TEST
+
 START_TEST(role_arguments_are_parsed_strictly)
 {
     static char good[][32] = {"tlsagentd",     "--role=keeper",  "--name=keeper 0.1",
@@ -667,6 +716,7 @@ main(int argc, char **argv)
     tcase_add_test(tcase, who_may_use_a_context);
     tcase_add_test(tcase, greeting_new_channel_limit_and_silence);
     tcase_add_test(tcase, unix_socket_stale_live_and_in_the_way);
+    tcase_add_test(tcase, end_of_a_channel_waits_for_a_process);
     tcase_add_test(tcase, role_arguments_are_parsed_strictly);
     tcase_set_timeout(tcase, 30);
     suite_add_tcase(suite, tcase);
