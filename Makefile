@@ -156,7 +156,7 @@ $(BUILD)/tests/peers/https-server-stream: $(BUILD)/client/examples/https-server.
     $(patsubst %.c,$(BUILD)/%.o,$(wildcard client/examples/https/*.c))
 $(BUILD)/tests/peers/worker-stream: $(BUILD)/tests/peers/worker.o
 $(STREAMED): $(BUILD)/tests/lib/as_stream.o $(BUILD)/libclient.a
-	$(Q)$(LINK) $(patsubst %,-Wl$(,)--wrap=tlsagent_%,handshake set_forms read write flush shutdown close) \
+	$(Q)$(LINK) $(patsubst %,-Wl$(,)--wrap=tlsagent_%,handshake set_forms read write writev flush shutdown close) \
 	    $(filter %.o,$^) $(filter %.a,$^) -o $@ $(CLIENT_LIBS)
 # The agent without one of its pieces, to measure what the piece costs.
 PIECES := $(BUILD)/tests/bench/tlsagentd-no-keeper $(BUILD)/tests/bench/tlsagentd-no-transfer

@@ -22,6 +22,7 @@ int __real_tlsagent_set_forms(struct tlsagent_conn *conn, unsigned forms);
 int __wrap_tlsagent_set_forms(struct tlsagent_conn *conn, unsigned forms);
 ssize_t __wrap_tlsagent_read(struct tlsagent_conn *conn, void *buffer, size_t size);
 ssize_t __wrap_tlsagent_write(struct tlsagent_conn *conn, const void *buffer, size_t size);
+ssize_t __wrap_tlsagent_writev(struct tlsagent_conn *conn, const struct iovec *parts, int count);
 int __wrap_tlsagent_flush(struct tlsagent_conn *conn);
 int __wrap_tlsagent_shutdown(struct tlsagent_conn *conn);
 int __wrap_tlsagent_close(struct tlsagent_conn *conn);
@@ -74,9 +75,10 @@ __wrap_tlsagent_read(struct tlsagent_conn *conn, void *buffer, size_t size)
 }
 
 ssize_t
-__wrap_tlsagent_write(struct tlsagent_conn *conn, const void *buffer, size_t size)
+__wrap_tlsagent_writev(struct tlsagent_conn *conn, const struct iovec *parts, int count)
 {
-    ssize_t n = send(conn->fd, buffer, size, MSG_NOSIGNAL);
+    struct msghdr message = {.msg_iov = (struct iovec *)parts, .msg_iovlen = (size_t)count};
+    ssize_t n = sendmsg(conn->fd, &message, MSG_NOSIGNAL);
     int number = errno;
 
     conn_clear_error(conn);
@@ -85,6 +87,14 @@ __wrap_tlsagent_write(struct tlsagent_conn *conn, const void *buffer, size_t siz
     if (number == EAGAIN || number == EINTR)
         return TLSAGENT_WANT_POLLOUT;
     return conn_set_error(conn, TLSAGENT_E_CLOSED, "write to the relay: %s", strerror(number));
+}
+
+ssize_t
+__wrap_tlsagent_write(struct tlsagent_conn *conn, const void *buffer, size_t size)
+{
+    struct iovec part = {(void *)buffer, size};
+
+    return __wrap_tlsagent_writev(conn, &part, 1);
 }
 
 int

@@ -11,12 +11,14 @@
 #include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "client/examples/https/prefork.h"
 
 #define BUFFER_SIZE   16384 /* a request's head must fit; bodies pass through it in pieces */
 #define PATTERN_SIZE  65521 /* a prime: no record or buffer size divides it */
+#define WAKE_SIZE     65536 /* of a long body; not for each record of it */
 #define STEPS         32    /* reads and writes for one client before it is another one's turn */
 #define IDLE_SECONDS  75    /* between requests, and without any progress in a response */
 #define HEAD_SECONDS  30    /* from a head's first byte to its last */
@@ -50,6 +52,7 @@ client_new(struct client_set *set, int fd, bool owns_fd)
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     client->fd = fd;
     client->owns_fd = owns_fd;
+    client->wake_at = 1;
     client->next = set->first;
     client->link = &set->first;
     if (client->next != NULL)
@@ -259,6 +262,17 @@ client_answer_request(struct client *client, char *head)
 #define STEP_ON   0
 #define STEP_GONE 1
 
+/* Read if there may be something: epoll said so, or the library has it already. Otherwise epoll
+ * will tell, as it is level-triggered: a read that only finds nothing is saved for each request. */
+static ssize_t
+client_read(struct client *client, size_t size)
+{
+    if (!client->readable && tlsagent_pending(client->conn) == 0)
+        return TLSAGENT_WANT_POLLIN;
+    client->readable = false;
+    return tlsagent_read(client->conn, client->in + client->in_end, size);
+}
+
 /* PHASE_HEAD: read until a whole head is there. */
 static int
 client_read_head(struct client *client)
@@ -282,7 +296,7 @@ client_read_head(struct client *client)
     if (client->in_end == BUFFER_SIZE)
         return client_refuse(client, "431 Request Header Fields Too Large",
                              "The request's head is longer than 16384 bytes.\n");
-    size = tlsagent_read(client->conn, client->in + client->in_end, BUFFER_SIZE - client->in_end);
+    size = client_read(client, BUFFER_SIZE - client->in_end);
     if (size > 0) {
         if (client->in_end == 0)
             client->deadline = now() + HEAD_SECONDS;
@@ -300,66 +314,14 @@ client_read_head(struct client *client)
     return (int)size;
 }
 
-/* Write some of size bytes. Adds to *sent. */
+/* Read a piece of the request's body into the buffer, which is empty. */
 static int
-client_write(struct client *client, const void *bytes, size_t size, uint64_t *sent)
+client_read_body(struct client *client, uint64_t left)
 {
-    ssize_t written = tlsagent_write(client->conn, bytes, size);
-
-    if (written < 0)
-        return (int)written;
-    *sent += (uint64_t)written;
-    client->deadline = now() + IDLE_SECONDS;
-    return STEP_ON;
-}
-
-/* BODY_ECHO: write what is in the buffer; when it is empty read more. */
-static int
-client_echo(struct client *client)
-{
-    uint64_t left = client->body_size - client->body_sent;
-    size_t there = client->in_end - client->in_start;
-    ssize_t size;
-    int result;
-
-    if (there > 0) {
-        uint64_t before = client->body_sent;
-
-        result = client_write(client, client->in + client->in_start,
-                              there < left ? there : (size_t)left, &client->body_sent);
-        client->in_start += (size_t)(client->body_sent - before);
-        return result;
-    }
-    client->in_start = client->in_end = 0;
-    size = tlsagent_read(client->conn, client->in, left < BUFFER_SIZE ? (size_t)left : BUFFER_SIZE);
-    if (size > 0) {
-        client->in_end = (size_t)size;
-        return STEP_ON;
-    }
-    if (size == 0)
-        return -1; /* the client closed before its body was complete */
-    /* Before we wait for the client, it must have what it may be waiting for. */
-    if (size == TLSAGENT_WANT_POLLIN && (result = tlsagent_flush(client->conn)) != 0)
-        return result;
-    return (int)size;
-}
-
-/* BODY_DISCARD: read the body and forget it, before the answer goes out. */
-static int
-client_discard(struct client *client)
-{
-    size_t there = client->in_end - client->in_start;
     ssize_t size;
 
-    if (there > 0) {
-        size_t used = there < client->body_left ? there : (size_t)client->body_left;
-
-        client->in_start += used;
-        client->body_left -= used;
-        return STEP_ON;
-    }
     client->in_start = client->in_end = 0;
-    size = tlsagent_read(client->conn, client->in, BUFFER_SIZE);
+    size = client_read(client, left < BUFFER_SIZE ? (size_t)left : BUFFER_SIZE);
     if (size < 0)
         return (int)size;
     if (size == 0)
@@ -369,38 +331,94 @@ client_discard(struct client *client)
     return STEP_ON;
 }
 
+/* Let epoll tell of so many bytes, or of the end: to wake up costs about half of what it costs to
+ * open a record. Only where as many are sure to come, whatever we answer: the library may hold most
+ * of a record already. */
+static void
+client_wake_at(struct client *client, int bytes)
+{
+    if (client->wake_at == bytes ||
+        setsockopt(client->fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof(bytes)) == -1)
+        return;
+    client->wake_at = bytes;
+}
+
+/* BODY_DISCARD: read the body and forget it, before the answer goes out. */
+static int
+client_discard(struct client *client)
+{
+    size_t there = client->in_end - client->in_start;
+
+    if (there == 0) {
+        client_wake_at(client, client->body_left > 2 * WAKE_SIZE ? WAKE_SIZE : 1);
+        return client_read_body(client, client->body_left);
+    }
+    if (there > client->body_left)
+        there = (size_t)client->body_left;
+    client->in_start += there;
+    client->body_left -= there;
+    return STEP_ON;
+}
+
+/* As much of the answer's body as there is now. */
+static struct iovec
+client_body(struct client *client)
+{
+    uint64_t left = client->body_size - client->body_sent;
+    size_t at = client->body_sent % PATTERN_SIZE;
+    struct iovec there = {0};
+
+    if (client->body == BODY_PATTERN)
+        there = (struct iovec){pattern + at, PATTERN_SIZE - at};
+    else if (client->body == BODY_ECHO)
+        there = (struct iovec){client->in + client->in_start, client->in_end - client->in_start};
+    if (there.iov_len > left)
+        there.iov_len = (size_t)left;
+    return there;
+}
+
+/* Write some of these parts of an answer: head and body in one call make one record of both. */
+static int
+client_write(struct client *client, const struct iovec parts[2])
+{
+    ssize_t written = tlsagent_writev(client->conn, parts, 2);
+    size_t of_head, of_body;
+
+    if (written < 0)
+        return (int)written;
+    of_head = (size_t)written < parts[0].iov_len ? (size_t)written : parts[0].iov_len;
+    of_body = (size_t)written - of_head;
+    client->out_sent += of_head;
+    client->body_sent += of_body;
+    if (client->body == BODY_ECHO)
+        client->in_start += of_body;
+    client->deadline = now() + IDLE_SECONDS;
+    return STEP_ON;
+}
+
 /* PHASE_RESPOND: head, then body, then flush. */
 static int
 client_respond(struct client *client)
 {
+    struct iovec parts[2];
     int result;
 
     if (client->body == BODY_DISCARD && client->body_left > 0)
         return client_discard(client);
 
-    if (client->out_sent < client->out_size) {
-        uint64_t sent = client->out_sent;
-
-        result = client_write(client, client->out + sent, client->out_size - sent, &sent);
-        client->out_sent = (size_t)sent;
-        return result;
-    }
-    free(client->out);
-    client->out = NULL;
-    client->out_size = client->out_sent = 0;
-    if (client->body != BODY_NONE && client->body_sent < client->body_size) {
-        size_t at = client->body_sent % PATTERN_SIZE;
-        uint64_t left = client->body_size - client->body_sent;
-
-        if (client->body == BODY_ECHO)
-            return client_echo(client);
-        return client_write(client, pattern + at,
-                            left < PATTERN_SIZE - at ? (size_t)left : PATTERN_SIZE - at,
-                            &client->body_sent);
-    }
+    parts[0] = (struct iovec){client->out + client->out_sent, client->out_size - client->out_sent};
+    parts[1] = client_body(client);
+    if (parts[0].iov_len + parts[1].iov_len > 0)
+        return client_write(client, parts);
+    /* Before we wait for the client, it must have what it may be waiting for. */
     result = tlsagent_flush(client->conn);
     if (result != 0)
         return result;
+    if (client->body == BODY_ECHO && client->body_sent < client->body_size)
+        return client_read_body(client, client->body_size - client->body_sent);
+    free(client->out);
+    client->out = NULL;
+    client->out_size = client->out_sent = 0;
     client->body = BODY_NONE;
     client_enter(client, client->keep_alive ? PHASE_HEAD : PHASE_CLOSE,
                  client->keep_alive ? IDLE_SECONDS : CLOSE_SECONDS);
@@ -424,8 +442,9 @@ client_close(struct client_set *set, struct client *client)
     return STEP_GONE;
 }
 
-void
-client_step(struct client_set *set, struct client *client)
+/* Go on until the client has to be waited for. */
+static void
+client_run(struct client_set *set, struct client *client)
 {
     struct epoll_event event = {.data.ptr = client};
     int result = STEP_ON;
@@ -468,6 +487,13 @@ client_step(struct client_set *set, struct client *client)
 }
 
 void
+client_step(struct client_set *set, struct client *client)
+{
+    client->readable = true; /* or writable: then a read finds nothing, which is no harm */
+    client_run(set, client);
+}
+
+void
 client_start(struct client_set *set, struct client *client, const char *greet)
 {
     client_enter(client, PHASE_HEAD, IDLE_SECONDS);
@@ -483,7 +509,7 @@ client_start(struct client_set *set, struct client *client, const char *greet)
         client->keep_alive = true;
         client_enter(client, PHASE_RESPOND, IDLE_SECONDS);
     }
-    client_step(set, client);
+    client_run(set, client);
 }
 
 void

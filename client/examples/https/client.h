@@ -31,11 +31,13 @@ struct client {
     struct tlsagent_conn *conn;
     int fd; /* ours if we accepted it, else it belongs to conn */
     bool owns_fd;
-    bool polled; /* fd is in the epoll set */
+    bool polled;   /* fd is in the epoll set */
+    bool readable; /* epoll said so, and nothing was read since */
     bool keep_alive;
     enum client_phase phase;
     enum client_body body;
     uint32_t events;    /* that epoll watches fd for */
+    int wake_at;        /* bytes that epoll waits for */
     time_t deadline;    /* monotonic seconds; 0: none (the agent has its own for handshakes) */
     uint64_t body_size; /* of the response */
     uint64_t body_sent;
