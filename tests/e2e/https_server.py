@@ -11,7 +11,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import (BUILD, ROOT, Process, Scene, check, children, client, context, facts, fetch, free_port, main,  # noqa: E402
+from e2e import (BUILD, ROOT, Process, Scene, ca, check, children, client, context, facts, fetch, free_port, main,  # noqa: E402
                  pattern, tls_connect, wait_until)
 
 
@@ -64,6 +64,58 @@ def test_keep_alive_and_pipelining():
         answer = raw_answer(server.port, request * 50 + echo + request + last)
         check(answer.count(b"HTTP/1.1 200 OK") == 53 and answer.count(b"\r\n\r\nabc") == 1, answer[-300:])
         check(answer.endswith(pattern(7)), "last answer")
+
+
+def test_long_uploads_are_answered_when_their_last_byte_is_there():
+    """The worker sleeps until 64 KB have come, but never for bytes that need not come."""
+    with Scene() as scene:
+        server = scene.server(scene.agent())
+        with tls_connect(server.port, timeout=5) as connection:
+            for size in (0, 1, 65536, 131072, 131073, 147456, 147457, 1000000):
+                check(fetch(connection, "/discard", bytes(size)) == b"%d\n" % size, size)
+            for size in (131073, 150000, 163841, 300000):  # the end comes alone, behind a rest
+                for last in (1, 16385, 70000):
+                    connection.sendall(b"POST /discard HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size + bytes(size - last))
+                    time.sleep(0.02)
+                    connection.sendall(bytes(last))
+                    check(connection.recv(1000).endswith(b"\r\n\r\n%d\n" % size), size, last)
+        with tls_connect(server.port, timeout=5) as connection:  # one that goes away in the middle
+            connection.sendall(b"POST /discard HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n" + bytes(1000))
+            with socket.socket(fileno=os.dup(connection.fileno())) as raw:  # (SSLSocket.shutdown() forgets its TLS)
+                raw.shutdown(socket.SHUT_WR)
+            try:
+                check(connection.recv(1000) == b"", "an answer to half a request")
+            except (ssl.SSLError, ConnectionResetError):
+                pass
+        check(raw_answer(server.port, b"POST /discard HTTP/1.1\r\nContent-Length: 200000\r\n\r\n" + bytes(200000)
+                         + b"GET /bytes/7 HTTP/1.1\r\nConnection: close\r\n\r\n").endswith(pattern(7)), "the request behind it")
+
+
+def test_long_upload_that_stops_within_a_record():
+    """What the library holds of a record is not waited for a second time."""
+    with Scene() as scene:
+        server = scene.server(scene.agent())
+        wire, out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = ssl.create_default_context(cafile=ca()).wrap_bio(wire, out, server_hostname="localhost")
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as raw:
+            def until(call):
+                while True:
+                    try:
+                        return call()
+                    except ssl.SSLWantReadError:
+                        raw.sendall(out.read())
+                        wire.write(raw.recv(65536))
+            until(tls.do_handshake)
+            for size in range(70000, 170000, 20000):
+                tls.write(b"POST /discard HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+                tls.write(bytes(size))
+                records = out.read()
+                stop = len(records) - size + 16000  # within the first record of the body, or the next
+                raw.sendall(records[:stop])
+                time.sleep(0.05)
+                for at in range(stop, len(records), 4000):  # (Linux tells earlier if few bytes fit the window)
+                    raw.sendall(records[at:at + 4000])
+                check(until(lambda: tls.read(1000)).endswith(b"\r\n\r\n%d\n" % size), size)  # noqa: B023
 
 
 def test_refusals():
