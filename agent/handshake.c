@@ -262,6 +262,7 @@ handshake_run(struct handshake *handshake)
     }
     if (flushed == -1)
         wanted |= EPOLLOUT;
+    (void)SSL_free_buffers(handshake->ssl); /* a slow peer holds none; with bytes in them they stay */
     if (loop_watch_set(handshake->cell->loop, &handshake->watch, wanted) == -1)
         fail(handshake, SERVICE_INTERNAL, -1, "the agent cannot watch the socket");
 }

@@ -23,8 +23,8 @@
 #define DEFAULT_GROUPS        "X25519:P-256:P-384:P-521"
 #define DEFAULT_GROUPS_HYBRID "X25519MLKEM768:" DEFAULT_GROUPS
 
-/* Record by record libssl gives its buffer back, and we wipe it: one that is larger than a flight
- * costs more than it holds. A longer chain of certificates takes several records. */
+/* The buffer for it is wiped when libssl gives it back: one that is larger than a flight costs more
+ * than it holds. A longer chain of certificates takes several records. */
 #define HANDSHAKE_RECORD 4096
 
 /* A client's certificates must fit into the message that carries them to the worker. */
@@ -199,7 +199,7 @@ set_options(SSL_CTX *ctx, const struct generation_context *facts)
     SSL_CTX_set_options(ctx, options);
     /* What the administrator put into the chain is sent, and nothing is added from the CAs of
      * clients. */
-    SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_AUTO_RETRY | SSL_MODE_NO_AUTO_CHAIN);
+    SSL_CTX_set_mode(ctx, SSL_MODE_AUTO_RETRY | SSL_MODE_NO_AUTO_CHAIN);
     (void)SSL_CTX_set_max_send_fragment(ctx, HANDSHAKE_RECORD);
     SSL_CTX_set_read_ahead(ctx, 0);
     SSL_CTX_set_max_early_data(ctx, 0);

@@ -131,8 +131,11 @@ transport_read(BIO *bio, char *dst, int size)
     if (transport->start == transport->end) {
         ssize_t got;
 
-        (void)transport_flush(transport); /* what the peer may be waiting for */
-
+        /* What the peer may be waiting for. If it was, its answer cannot be here yet. */
+        if (transport->out_end > 0 && transport_flush(transport) == 0) {
+            BIO_set_retry_read(bio);
+            return -1;
+        }
         if (wanted >= TRANSPORT_BUFFER)
             return discard_used(transport) ? (int)receive(bio, transport, dst, wanted) : 0;
         got = transport->exact ? look(bio, transport)
