@@ -76,12 +76,18 @@ observe_message(int sending, int version, int content_type, const void *bytes, s
 }
 
 static void
-observe_secret(bool client, const uint8_t *secret, size_t size)
+observe_secret(enum keyschedule_secret which, const uint8_t *secret, size_t size)
 {
     struct export_state *state = awaiting.state;
+    bool client = which == KEYSCHEDULE_CLIENT;
 
     if (state == NULL || size > TRAFFIC_SECRET_MAX)
         return;
+    if (which == KEYSCHEDULE_RESUMPTION) { /* libssl derives it right before the client's */
+        memcpy(state->resumption_secret, secret, size);
+        state->have_resumption_secret = true;
+        return;
+    }
     awaiting.state = NULL;
     state->want_secret = false;
     memcpy(client ? state->client_secret : state->server_secret, secret, size);

@@ -7,8 +7,9 @@
  * that it writes (the explicit nonce of TLS 1.2 GCM). These are collected in a struct export_state
  * while the handshake runs.
  *
- * Only keys that belong to this one connection leave: never the master secret, never a
- * resumption secret. The collection is wiped with the handshake.
+ * Only keys that belong to this one connection leave: never the master secret, never the
+ * resumption secret, which is for our own tickets (newticket.h). The collection is wiped with the
+ * handshake.
  */
 #ifndef AGENT_EXPORT_H
 #define AGENT_EXPORT_H
@@ -26,8 +27,10 @@ struct export_state {
     uint64_t receive_sequence;
     uint8_t client_secret[TRAFFIC_SECRET_MAX]; /* TLS 1.3 application traffic secrets */
     uint8_t server_secret[TRAFFIC_SECRET_MAX];
+    uint8_t resumption_secret[TRAFFIC_SECRET_MAX];
     bool have_client_secret;
     bool have_server_secret;
+    bool have_resumption_secret;
     bool want_secret; /* the next thing that OpenSSL derives is one of them */
     int alert_sent;   /* TLS alert number of a fatal one, -1: none */
     int alert_received;

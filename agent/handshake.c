@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "agent/log.h"
+#include "agent/newticket.h"
 #include "agent/sessions.h"
 #include "protocol/kernel_tls.h"
 #include "sandbox/wipe.h"
@@ -43,6 +44,7 @@ choose(SSL *ssl, const char *sni)
         return false;
     }
     proxyticket_count_into(ssl, cell->contexts[handshake->context].counters.not_resumed);
+    handshake->tickets = newticket_take_over(ssl);
     return true;
 }
 
@@ -189,6 +191,26 @@ take_chain(struct handshake *handshake)
     return true;
 }
 
+/* OpenSSL is done. Returns false if it has failed. */
+static bool
+take_state(struct handshake *handshake)
+{
+    struct error error = {""};
+
+    if (handshake->exported)
+        return true;
+    if (export_take(handshake->ssl, &handshake->collected, &handshake->transport,
+                    &handshake->traffic, &error) == -1) {
+        fail(handshake, SERVICE_INTERNAL, -1, "hand-back failed: %s", error.text);
+        return false;
+    }
+    handshake->exported = true;
+    if (handshake->tickets > 0 && SSL_version(handshake->ssl) == TLS1_3_VERSION)
+        newticket_write(handshake->ssl, handshake->tickets, &handshake->collected,
+                        &handshake->traffic, &handshake->transport);
+    return true;
+}
+
 static void
 finish(struct handshake *handshake)
 {
@@ -196,13 +218,7 @@ finish(struct handshake *handshake)
         &handshake->cell->contexts[handshake->context].counters;
     const unsigned char *alpn;
     unsigned alpn_size;
-    struct error error = {""};
 
-    if (export_take(handshake->ssl, &handshake->collected, &handshake->transport,
-                    &handshake->traffic, &error) == -1) {
-        fail(handshake, SERVICE_INTERNAL, -1, "hand-back failed: %s", error.text);
-        return;
-    }
     if (!transport_settle(&handshake->transport)) {
         fail(handshake, SERVICE_INTERNAL, -1,
              "hand-back failed: somebody else has read from the socket during the handshake");
@@ -238,6 +254,8 @@ handshake_run(struct handshake *handshake)
         result = SSL_accept(handshake->ssl);
         proxyticket_leave(handshake->cell->tickets);
     }
+    if (result == 1 && !take_state(handshake))
+        return;
     flushed = transport_flush(&handshake->transport);
     if (result == 1 && flushed == 0) {
         finish(handshake);
@@ -262,7 +280,8 @@ handshake_run(struct handshake *handshake)
     }
     if (flushed == -1)
         wanted |= EPOLLOUT;
-    (void)SSL_free_buffers(handshake->ssl); /* a slow peer holds none; with bytes in them they stay */
+    (void)SSL_free_buffers(
+        handshake->ssl); /* a slow peer holds none; with bytes in them they stay */
     if (loop_watch_set(handshake->cell->loop, &handshake->watch, wanted) == -1)
         fail(handshake, SERVICE_INTERNAL, -1, "the agent cannot watch the socket");
 }

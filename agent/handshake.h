@@ -48,6 +48,8 @@ struct handshake {
     struct transport transport;
     struct export_state collected;
     struct store_lookup lookup; /* of a session id, in the fleet's store */
+    size_t tickets;             /* that we make ourselves (newticket.h) */
+    bool exported;              /* OpenSSL is done: traffic is filled in, the tickets are written */
     uint64_t started;           /* loop_now() */
 
     /* FINISHED */

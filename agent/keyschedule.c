@@ -23,7 +23,7 @@
 static struct {
     OSSL_PROVIDER *libcryptos, *ours; /* held as long as the process lives */
 } loaded;
-static void (*observer)(bool client, const uint8_t *secret, size_t size);
+static void (*observer)(enum keyschedule_secret which, const uint8_t *secret, size_t size);
 
 /* What libssl asks for, its values not copied. */
 struct request {
@@ -102,14 +102,15 @@ extract(const struct request *request, uint8_t *out)
 static void
 tell(const struct hkdf_label *label, const uint8_t *secret, size_t size)
 {
-    static const char client[] = "c ap traffic", server[] = "s ap traffic";
+    static const char *const told[] = {[KEYSCHEDULE_CLIENT] = "c ap traffic",
+                                       [KEYSCHEDULE_SERVER] = "s ap traffic",
+                                       [KEYSCHEDULE_RESUMPTION] = "res master"};
 
-    if (observer == NULL || label->label_size != sizeof(client) - 1)
-        return;
-    if (memcmp(label->label, client, sizeof(client) - 1) == 0)
-        observer(true, secret, size);
-    else if (memcmp(label->label, server, sizeof(server) - 1) == 0)
-        observer(false, secret, size);
+    for (size_t i = 0; observer != NULL && i < sizeof(told) / sizeof(told[0]); i++) {
+        if (label->label_size == strlen(told[i]) &&
+            memcmp(label->label, told[i], label->label_size) == 0)
+            observer((enum keyschedule_secret)i, secret, size);
+    }
 }
 
 /* libssl gives everything in this one call: there is no state. */
@@ -229,7 +230,8 @@ keyschedule_load(struct error *error)
 }
 
 void
-keyschedule_observe(void (*derived)(bool client, const uint8_t *secret, size_t size))
+keyschedule_observe(void (*derived)(enum keyschedule_secret which, const uint8_t *secret,
+                                    size_t size))
 {
     observer = derived;
 }

@@ -4,8 +4,8 @@
  * libssl derives each secret of a handshake through the algorithm "TLS13-KDF" (in TLS 1.2 through
  * "TLS1-PRF": tls12prf.h), and computes its Finished messages with "HMAC". Ours take their place in
  * the handshaker: the same values (tests/unit/test_keyschedule.c compares them with libcrypto's)
- * for a fraction of the price, and this one can tell export.c the application traffic secrets,
- * which OpenSSL has no call for.
+ * for a fraction of the price, and this one can tell export.c the secrets that OpenSSL has no call
+ * for.
  *
  * Role: handshaker. Trust: called by our own libssl only.
  */
@@ -22,8 +22,15 @@
  * -1 with an error: also if libcrypto would take another one all the same. */
 int keyschedule_load(struct error *error);
 
-/* From now on, call this with each application traffic secret (client's or server's) that a
- * handshake derives, at the moment when libssl begins to use it. One per process. */
-void keyschedule_observe(void (*derived)(bool client, const uint8_t *secret, size_t size));
+enum keyschedule_secret {
+    KEYSCHEDULE_CLIENT, /* application traffic secrets */
+    KEYSCHEDULE_SERVER,
+    KEYSCHEDULE_RESUMPTION,
+};
+
+/* From now on, call this with each of these secrets that a handshake derives, at the moment when
+ * libssl begins to use it. One per process. */
+void keyschedule_observe(void (*derived)(enum keyschedule_secret which, const uint8_t *secret,
+                                         size_t size));
 
 #endif

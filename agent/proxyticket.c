@@ -27,6 +27,7 @@
 #include "agent/onetime.h"
 #include "agent/proxycipher.h"
 #include "agent/proxykey.h"
+#include "protocol/hkdf.h"
 
 #define BLOCK_SIZE    16
 #define IV_SIZE       KEYOPS_NONCE_SIZE
@@ -340,6 +341,14 @@ proxyticket_free(struct proxyticket *tickets)
 
 /* ---- keys ---- */
 
+/* How many tickets it gives out in TLS 1.3. Not what the SSL says: its own count is 0 if libssl is
+ * not to make them (newticket.h). */
+static size_t
+tickets_of(const SSL *ssl)
+{
+    return SSL_CTX_get_num_tickets(SSL_get_SSL_CTX(ssl));
+}
+
 /* One-time keys that one connection can use: as many as it gives out tickets. */
 static uint8_t
 keys_for(size_t tickets)
@@ -351,7 +360,7 @@ keys_for(size_t tickets)
 static bool
 have_key(const SSL *ssl, struct binding *binding)
 {
-    size_t tickets = SSL_get_num_tickets(ssl);
+    size_t tickets = tickets_of(ssl);
     struct keyops_wish wish = binding->wish;
     int refusal;
 
@@ -492,7 +501,7 @@ proxyticket_bind(SSL *ssl, struct proxyticket *tickets, const uint8_t scope[KEYO
     binding->tickets = tickets;
     memcpy(binding->wish.scope, scope, KEYOPS_SCOPE_SIZE);
     binding->wish.keys =
-        SSL_get_verify_mode(ssl) == SSL_VERIFY_NONE ? keys_for(SSL_get_num_tickets(ssl)) : 0;
+        SSL_get_verify_mode(ssl) == SSL_VERIFY_NONE ? keys_for(tickets_of(ssl)) : 0;
     if (tickets->entered == ssl)
         keycall_serve(tickets->keeper, &binding->wish, &binding->keys);
     return 0;
@@ -559,6 +568,28 @@ proxyticket_count_unopened(const SSL *ssl)
         proxyticket_count(ssl, CONTROL_TICKET_FUTURE);
     else
         proxyticket_count(ssl, CONTROL_TICKET_BAD);
+}
+
+/* ---- tickets without libssl ---- */
+
+size_t
+proxyticket_seal_ticket(SSL *ssl, const uint8_t *session, size_t size, uint8_t *out, size_t room)
+{
+    struct binding *binding = SSL_get_ex_data(ssl, binding_index);
+    const size_t sealed = KEY_NAME_SIZE + IV_SIZE + size + ONETIME_TAIL;
+    uint8_t *next = out + KEY_NAME_SIZE + IV_SIZE;
+
+    if (binding == NULL || size > room || sealed + FILTER_SIZE > room || !have_key(ssl, binding))
+        return 0;
+    memcpy(out, binding->tickets->filters[0], KEY_NAME_SIZE);
+    memcpy(out + KEY_NAME_SIZE, onetime_nonce(&binding->keys), IV_SIZE);
+    if (!onetime_seal(&binding->tickets->cipher, &binding->keys, NULL, 0, session, size, next,
+                      next + size) ||
+        !hkdf_hmac(FILTER_SIZE, binding->tickets->filters[0] + KEY_NAME_SIZE, FILTER_SIZE, out,
+                   sealed, out + sealed))
+        return 0;
+    binding->sealed++;
+    return sealed + FILTER_SIZE;
 }
 
 /* ---- sessions for the cache ---- */

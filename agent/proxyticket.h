@@ -76,6 +76,11 @@ void proxyticket_count(const SSL *ssl, enum control_not_resumed why);
 /* Count a ticket that did not open, for the reason that the keeper or libssl had. */
 void proxyticket_count_unopened(const SSL *ssl);
 
+/* A ticket as libssl would make it, of an encoded session, for who makes NewSessionTicket himself.
+ * Returns its size, or 0: it does not fit, or there is no key for it. */
+size_t proxyticket_seal_ticket(SSL *ssl, const uint8_t *session, size_t size, uint8_t *out,
+                               size_t room);
+
 /* Seal, or open, a session for the cache: as a ticket, but bound to its id as well, and never
  * good as a ticket. Opening draws from the account of PROXYTICKET_OPENS_MAX. out has room bytes;
  * returns how many were written, 0 if it failed. */

@@ -177,12 +177,20 @@ is_good(const SSL *ssl, SSL_SESSION *session)
 
 /* A session that has no place for what it must carry must not become a ticket that would pass
  * without it: it gets none of it, and is_good() refuses it. */
+bool
+sessions_remember(SSL *ssl)
+{
+    if (remember(ssl, SSL_get_session(ssl)))
+        return true;
+    ERR_clear_error();
+    return false;
+}
+
 static int
 ticket_made(SSL *ssl, void *argument)
 {
     (void)argument;
-    if (!remember(ssl, SSL_get_session(ssl)))
-        ERR_clear_error();
+    (void)sessions_remember(ssl);
     return 1;
 }
 

@@ -38,6 +38,10 @@ bool sessions_must_wait(SSL *ssl);
 /* Set a server's callbacks, options and times. Returns 0, or -1 if memory is short. */
 int sessions_enable(SSL_CTX *ctx, const struct generation_context *facts);
 
+/* The session of a handshake that is over, before it is sealed: it gets what it must carry. False:
+ * it has no place for it, and will be refused. */
+bool sessions_remember(SSL *ssl);
+
 /* In the ClientHello callback of a context without TLS 1.2 tickets: decide for this connection. */
 void sessions_without_tickets(SSL *ssl);
 

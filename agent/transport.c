@@ -183,6 +183,18 @@ follow_records(struct transport *transport, const uint8_t *bytes, size_t size)
     }
 }
 
+bool
+transport_append(struct transport *transport, const uint8_t *record, size_t size)
+{
+    if (size > (size_t)(TRANSPORT_BUFFER - transport->out_end) &&
+        (transport_flush(transport) == -1 || size > TRANSPORT_BUFFER))
+        return false;
+    memcpy(transport->out + transport->out_end, record, size);
+    transport->out_end = (uint16_t)(transport->out_end + size);
+    transport->sent += size;
+    return true;
+}
+
 static int
 transport_write(BIO *bio, const char *src, int size)
 {

@@ -55,6 +55,9 @@ BIO *transport_bio(struct transport *transport);
  * never (closed is set). */
 int transport_flush(struct transport *transport);
 
+/* A record of our own behind what was written. False: there is no room for it now. */
+bool transport_append(struct transport *transport, const uint8_t *record, size_t size);
+
 /* From the beginning, when kernel TLS may follow: the kernel must find all bytes behind the
  * handshake in the socket. A flight then costs one system call more. TCP only. */
 void transport_set_exact(struct transport *transport);

@@ -326,20 +326,23 @@ START_TEST(what_tls_does_not_ask_is_refused)
 }
 END_TEST
 
-static uint8_t told[2][HKDF_HASH_MAX];
-static unsigned tellings[2];
+static uint8_t told[3][HKDF_HASH_MAX];
+static unsigned tellings[3];
 
 static void
-take(bool client, const uint8_t *secret, size_t size)
+take(enum keyschedule_secret which, const uint8_t *secret, size_t size)
 {
-    memcpy(told[client], secret, size);
-    tellings[client]++;
+    memcpy(told[which], secret, size);
+    tellings[which]++;
 }
 
-START_TEST(traffic_secrets_are_told_and_nothing_else)
+START_TEST(three_secrets_are_told_and_nothing_else)
 {
-    static const char *const silent[] = {"c hs traffic", "s hs traffic", "exp master", "res master",
-                                         "c e traffic"};
+    static const char *const silent[] = {"c hs traffic", "s hs traffic", "exp master", "c e traffic",
+                                         "resumption"};
+    static const char *const loud[] = {[KEYSCHEDULE_CLIENT] = "c ap traffic",
+                                       [KEYSCHEDULE_SERVER] = "s ap traffic",
+                                       [KEYSCHEDULE_RESUMPTION] = "res master"};
     struct question question = {.mode = EVP_KDF_HKDF_MODE_EXPAND_ONLY,
                                 .digest = "SHA2-256",
                                 .key_size = 32,
@@ -352,14 +355,14 @@ START_TEST(traffic_secrets_are_told_and_nothing_else)
         question.label = silent[i];
         ck_assert_int_eq(ask(NULL, &question, out), 1);
     }
-    ck_assert_uint_eq(tellings[false] + tellings[true], 0);
-    question.label = "c ap traffic";
-    ck_assert_int_eq(ask(NULL, &question, out), 1);
-    ck_assert_mem_eq(told[true], out, 32);
-    question.label = "s ap traffic";
-    ck_assert_int_eq(ask(NULL, &question, out), 1);
-    ck_assert_mem_eq(told[false], out, 32);
-    ck_assert(tellings[false] == 1 && tellings[true] == 1);
+    ck_assert_uint_eq(tellings[0] + tellings[1] + tellings[2], 0);
+    for (size_t i = 0; i < sizeof(loud) / sizeof(loud[0]); i++) {
+        question.label = loud[i];
+        ck_assert_int_eq(ask(NULL, &question, out), 1);
+        ck_assert_mem_eq(told[i], out, 32);
+        ck_assert_uint_eq(tellings[i], 1);
+    }
+    ck_assert_uint_eq(tellings[0] + tellings[1] + tellings[2], 3);
     keyschedule_observe(NULL);
 }
 END_TEST
@@ -396,7 +399,7 @@ main(void)
     tcase_add_test(tests, what_tls12_does_not_ask_is_refused);
     tcase_add_test(tests, misuse_of_hmac_is_refused);
     tcase_add_test(tests, what_tls_does_not_ask_is_refused);
-    tcase_add_test(tests, traffic_secrets_are_told_and_nothing_else);
+    tcase_add_test(tests, three_secrets_are_told_and_nothing_else);
     tcase_add_test(tests, libssl_gets_ours);
     suite_add_tcase(suite, tests);
     runner = srunner_create(suite);

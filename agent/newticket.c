@@ -1,0 +1,215 @@
+/* newticket.c: see newticket.h. */
+#include "agent/newticket.h"
+
+#include <string.h>
+#include <time.h>
+
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+
+#include "agent/proxyticket.h"
+#include "agent/sessions.h"
+#include "protocol/hkdf.h"
+#include "protocol/wire.h"
+
+#define TYPE_NEW_SESSION_TICKET 4
+#define TYPE_HANDSHAKE          22
+#define TYPE_APPLICATION_DATA   23
+
+#define LIFETIME_MAX (7 * 86400) /* RFC 8446 section 4.6.1 */
+
+#define SESSION_MAX 1024 /* encoded; a name and a protocol of 255 bytes each fit */
+#define TICKET_MAX  (SESSION_MAX + 128)
+#define MESSAGE_MAX (4 + 4 + 4 + 2 + 2 + TICKET_MAX + 2)
+#define RECORD_HEAD 5
+#define RECORD_MAX  TRANSPORT_BUFFER
+#define PLAIN_MAX   (RECORD_MAX - RECORD_HEAD - 1 - TRAFFIC_TAG_SIZE)
+
+_Static_assert(MESSAGE_MAX <= PLAIN_MAX, "a ticket must fit into a record");
+
+/* What one call works with. */
+struct tickets {
+    SSL *ssl;
+    const struct traffic_suite *suite;
+    struct traffic_state *state;
+    struct transport *transport;
+    uint8_t session[SESSION_MAX]; /* encoded, with the key of the ticket that is being made */
+    size_t session_size;
+    uint8_t *key; /* in the session */
+    uint8_t
+        plain[PLAIN_MAX + 1]; /* of the record that is being filled; its type is the last byte */
+    size_t plain_size;
+};
+
+static EVP_CIPHER_CTX
+    *seal; /* one per process: roles are single-threaded; between calls without a key */
+
+size_t
+newticket_take_over(SSL *ssl)
+{
+    size_t count = SSL_CTX_get_num_tickets(SSL_get_SSL_CTX(ssl));
+
+    if (count == 0 || SSL_get_verify_mode(ssl) != SSL_VERIFY_NONE ||
+        SSL_set_num_tickets(ssl, 0) != 1)
+        return 0;
+    return count;
+}
+
+static const EVP_CIPHER *
+cipher_of(const struct traffic_suite *suite)
+{
+    static EVP_CIPHER *ciphers[4]; /* fetched once */
+    static const char *const names[] = {[TRAFFIC_AES_128_GCM] = "AES-128-GCM",
+                                        [TRAFFIC_AES_256_GCM] = "AES-256-GCM",
+                                        [TRAFFIC_CHACHA20_POLY1305] = "ChaCha20-Poly1305"};
+
+    if (ciphers[suite->aead] == NULL)
+        ciphers[suite->aead] = EVP_CIPHER_fetch(NULL, names[suite->aead], NULL);
+    return ciphers[suite->aead];
+}
+
+/* Seal what is in plain as one record, or as many as the client's limit makes of it (RFC 8446
+ * section 5.2). */
+static bool
+send_plain(struct tickets *tickets)
+{
+    struct traffic_keys *keys = &tickets->state->send;
+    const size_t limit = tickets->state->max_fragment;
+    uint8_t *next = tickets->plain;
+
+    while (tickets->plain_size > 0) {
+        size_t size = tickets->plain_size < limit ? tickets->plain_size : limit;
+        size_t body = size + 1 + TRAFFIC_TAG_SIZE;
+        uint8_t record[RECORD_MAX] = {TYPE_APPLICATION_DATA, 3, 3, (uint8_t)(body >> 8),
+                                      (uint8_t)body};
+        uint8_t nonce[TRAFFIC_IV_SIZE], after = next[size];
+        int length;
+        bool done;
+
+        memcpy(nonce, keys->iv, sizeof(nonce));
+        for (size_t i = 0; i < 8; i++)
+            nonce[sizeof(nonce) - 1 - i] ^= (uint8_t)(keys->sequence >> 8 * i);
+        next[size] = TYPE_HANDSHAKE;
+        done = EVP_EncryptInit_ex2(seal, cipher_of(tickets->suite), keys->key, nonce, NULL) == 1 &&
+               EVP_EncryptUpdate(seal, NULL, &length, record, RECORD_HEAD) == 1 &&
+               EVP_EncryptUpdate(seal, record + RECORD_HEAD, &length, next, (int)size + 1) == 1 &&
+               EVP_EncryptFinal_ex(seal, record + RECORD_HEAD + size + 1, &length) == 1 &&
+               EVP_CIPHER_CTX_ctrl(seal, EVP_CTRL_AEAD_GET_TAG, TRAFFIC_TAG_SIZE,
+                                   record + RECORD_HEAD + size + 1) == 1;
+        EVP_CIPHER_CTX_reset(seal); /* it holds the key, expanded */
+        next[size] = after;
+        if (!done || !transport_append(tickets->transport, record, RECORD_HEAD + body))
+            return false;
+        keys->sequence++;
+        next += size;
+        tickets->plain_size -= size;
+    }
+    return true;
+}
+
+/* The key of the ticket with this number (RFC 8446 section 4.6.1). */
+static bool
+derive_key(const struct tickets *tickets, const uint8_t *resumption_secret, uint8_t number,
+           uint8_t *key)
+{
+    static const char prefix[] = "tls13 ", text[] = "resumption";
+    struct hkdf_label label = {.prefix = (const uint8_t *)prefix,
+                               .prefix_size = sizeof(prefix) - 1,
+                               .label = (const uint8_t *)text,
+                               .label_size = sizeof(text) - 1,
+                               .context = &number,
+                               .context_size = 1};
+
+    return hkdf_expand_label(tickets->suite->hash_size, resumption_secret, &label, key,
+                             tickets->suite->hash_size);
+}
+
+/* What all tickets have in common; the key is that of the first one. */
+static bool
+encode_session(struct tickets *tickets, const uint8_t *key)
+{
+    SSL_SESSION *session = SSL_get_session(tickets->ssl);
+    const size_t key_size = tickets->suite->hash_size;
+    const unsigned char *alpn;
+    uint8_t *next = tickets->session;
+    unsigned alpn_size;
+    int size;
+
+    SSL_get0_alpn_selected(tickets->ssl, &alpn, &alpn_size);
+    if (!sessions_remember(tickets->ssl) ||
+        SSL_SESSION_set1_master_key(session, key, key_size) != 1 ||
+        SSL_SESSION_set1_alpn_selected(session, alpn, alpn_size) != 1 ||
+        SSL_SESSION_set_time(session, (long)time(NULL)) == 0)
+        return false;
+    size = i2d_SSL_SESSION(session, NULL);
+    if (size <= 0 || size > SESSION_MAX || i2d_SSL_SESSION(session, &next) != size)
+        return false;
+    tickets->session_size = (size_t)size;
+    tickets->key = memmem(tickets->session, tickets->session_size, key, key_size);
+    return tickets->key != NULL;
+}
+
+/* Add the message with the ticket of the session as it is now. */
+static bool
+add_message(struct tickets *tickets, uint8_t number, const uint8_t age_add[4])
+{
+    uint8_t ticket[TICKET_MAX], head[16];
+    struct wire_writer writer;
+    long lifetime = SSL_SESSION_get_timeout(SSL_get_session(tickets->ssl));
+    size_t size = proxyticket_seal_ticket(tickets->ssl, tickets->session, tickets->session_size,
+                                          ticket, sizeof(ticket));
+    size_t body = 4 + 4 + 2 + 2 + size + 2;
+    uint8_t *next;
+
+    if (size == 0 || (tickets->plain_size + 4 + body > PLAIN_MAX && !send_plain(tickets)))
+        return false;
+    wire_writer_init(&writer, head, sizeof(head));
+    wire_put_u8(&writer, TYPE_NEW_SESSION_TICKET);
+    wire_put_u8(&writer, 0);
+    wire_put_u16(&writer, (uint16_t)body);
+    wire_put_u32(&writer, (uint32_t)(lifetime < LIFETIME_MAX ? lifetime : LIFETIME_MAX));
+    wire_put_bytes(&writer, age_add, 4);
+    wire_put_u8(&writer, 1);
+    wire_put_u8(&writer, number);
+    wire_put_u16(&writer, (uint16_t)size);
+    next = tickets->plain + tickets->plain_size;
+    memcpy(next, head, sizeof(head));
+    memcpy(next + sizeof(head), ticket, size);
+    memset(next + sizeof(head) + size, 0, 2); /* no extensions */
+    tickets->plain_size += 4 + body;
+    return true;
+}
+
+void
+newticket_write(SSL *ssl, size_t count, const struct export_state *collected,
+                struct traffic_state *state, struct transport *transport)
+{
+    struct tickets tickets = {.ssl = ssl, .state = state, .transport = transport};
+    uint8_t ages[8][4], key[TRAFFIC_SECRET_MAX];
+    bool going = true;
+
+    tickets.suite = traffic_suite_find(state->suite);
+    if (SSL_session_reused(ssl))
+        count = 1;
+    if (count > sizeof(ages) / sizeof(ages[0]))
+        count = sizeof(ages) / sizeof(ages[0]);
+    if (seal == NULL)
+        seal = EVP_CIPHER_CTX_new();
+    if (seal == NULL || tickets.suite == NULL || tickets.suite->version != TRAFFIC_TLS_1_3 ||
+        !collected->have_resumption_secret || RAND_bytes(ages[0], (int)(4 * count)) != 1)
+        return;
+    for (size_t i = 0; going && i < count; i++) {
+        going = derive_key(&tickets, collected->resumption_secret, (uint8_t)i, key);
+        if (going && i == 0)
+            going = encode_session(&tickets, key);
+        else if (going)
+            memcpy(tickets.key, key, tickets.suite->hash_size);
+        going = going && add_message(&tickets, (uint8_t)i, ages[i]);
+    }
+    (void)send_plain(&tickets);
+    OPENSSL_cleanse(key, sizeof(key));
+    OPENSSL_cleanse(tickets.session, sizeof(tickets.session));
+    ERR_clear_error();
+}
