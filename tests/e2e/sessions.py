@@ -56,6 +56,38 @@ def test_gnutls_clients_resume():
             at_least(0.99, sum(gnutls(server.port, priority) for _ in range(count)), count, f"gnutls, {name}")
 
 
+def tls13_client(port, *options):
+    """An s_client that asks once; returns how many tickets it was given, and whether it resumed."""
+    shown = run(["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-tls1_3", "-msg", "-ign_eof", *options],
+                input="GET / HTTP/1.0\r\nConnection: close\r\n\r\n")
+    check("HTTP/1.1 200" in shown.stdout, options, "no answer:", shown.stdout[-2000:])
+    return shown.stdout.count("NewSessionTicket"), "Reused, " in shown.stdout
+
+
+def ticket_client(scene, port, number, suite, *more):
+    """A full handshake, one resumed, and one resumed with what that one was given."""
+    kept = scene.directory / "kept"
+    options = ("-ciphersuites", suite, *more)
+    check(tls13_client(port, *options, "-sess_out", kept) == (number, False), number, options)
+    for _ in range(2):
+        check(tls13_client(port, *options, "-sess_in", kept, "-sess_out", kept) == (1, True), number, options)
+
+
+def test_tls13_tickets_of_all_suites_and_sizes():
+    """Any number of tickets, in records as small as the client wants them; and what comes behind them is in order."""
+    protocol = "p" * 200
+    names = ("-servername", ".".join(["x" * 60] * 4) + ".localhost", "-alpn", protocol)
+    small = ("-maxfraglen", "512")
+    for number in (1, 2, 8):
+        with Scene() as scene:
+            agent = scene.agent(context("www", "p256", tickets=number, alpn=f'{{"{protocol}", "http/1.1"}}'))
+            port = scene.server(agent, workers=1).port
+            for suite in ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"):
+                ticket_client(scene, port, number, suite, *names, *small)
+            for more in ((), small, names):
+                ticket_client(scene, port, number, "TLS_AES_128_GCM_SHA256", *more)
+
+
 def test_sessions_survive_the_death_of_a_cell():
     with Scene() as scene:
         agent = scene.agent(cells=2)
