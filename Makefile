@@ -129,8 +129,10 @@ $(BUILD)/libtested.a: $(TESTED)
 $(UNIT) $(HOSTILE): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(BUILD)/libtested.a
 	$(Q)$(LINK) $(WRAPPED) $^ -o $@ $(CHECK_LIBS) $(AGENT_LIBS)
 # A kernel that the test plays.
-$(BUILD)/tests/unit/test_kernel_tls: WRAPPED := -Wl,--wrap=setsockopt,--wrap=getsockopt,--wrap=sendmsg \
-    -Wl,--wrap=recvmsg,--wrap=identity_context
+SOCKET_CALLS := -Wl,--wrap=setsockopt,--wrap=getsockopt,--wrap=sendmsg,--wrap=recvmsg
+$(BUILD)/tests/unit/test_kernel_tls: WRAPPED := $(SOCKET_CALLS) -Wl,--wrap=identity_context
+# ... or the fuzz input (tests/fuzz/played_kernel.h).
+$(patsubst %,$(BUILD)/tests/%,unit/test_corpus_kernel fuzz/fuzz_kernel fuzz/fuzz_move): WRAPPED := $(SOCKET_CALLS)
 # The real sandbox; only these programs can leave layers out, to see what the others hold.
 ATTACKS := $(addprefix $(BUILD)/tests/sandbox/test_,attacks layers filters)
 WRAPPED_LAYERS := seccomp_enter landlock_enter namespace_enter privilege_bound privilege_lock privilege_become \
@@ -171,7 +173,7 @@ $(BUILD)/tests/vm/forms: $(FORMS) $(BUILD)/libtested.a
 	$(Q)$(LINK) $^ -o $@ -lssl $(CLIENT_LIBS)
 
 $(FUZZERS): $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(BUILD)/libtested.a
-	$(Q)$(LINK) -fsanitize=fuzzer $^ -o $@ $(CHECK_LIBS) $(AGENT_LIBS)
+	$(Q)$(LINK) -fsanitize=fuzzer $(WRAPPED) $^ -o $@ $(CHECK_LIBS) $(AGENT_LIBS)
 
 run:
 	@contrib/debian/install-deps run

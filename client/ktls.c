@@ -166,6 +166,8 @@ send_owed(struct stream *stream, int flags)
 
     if (stream->broken)
         return -1;
+    if (stream->closed && stream->owed_alert == STREAM_NO_ALERT)
+        return DONE; /* our close_notify was the last word, whatever the peer asks for */
     if (record->update_owed)
         result = send_key_update(stream, flags);
     if (result == DONE && record->refusal_owed) {
@@ -593,7 +595,8 @@ ktls_start(struct stream *stream, int fd, const struct traffic_state *state, boo
                          strerror(saved));
     }
     stream->record->in_kernel = true;
-    stream->record->rekeys = memcmp(state->send.secret, none, sizeof(none)) != 0 &&
+    stream->record->rekeys = stream->record->suite->version == TRAFFIC_TLS_1_3 &&
+                             memcmp(state->send.secret, none, sizeof(none)) != 0 &&
                              memcmp(state->receive.secret, none, sizeof(none)) != 0;
     return 0;
 }

@@ -129,11 +129,13 @@ stream_describe(struct stream *stream, struct move_connection *m, struct error *
         OPENSSL_cleanse(m->state.receive.iv, sizeof(m->state.receive.iv));
     }
     m->owed_alert = stream->owed_alert == STREAM_NO_ALERT ? no_alert : (uint8_t)stream->owed_alert;
-    m->skip = record->skip;
-    m->idle = record->idle;
-    m->message_size = record->message_size;
     memset(m->message, 0, sizeof(m->message));
-    memcpy(m->message, record->message, record->message_size);
+    if (stream->read_failure.text == NULL) { /* else what it failed over does not matter any more */
+        m->skip = record->skip;
+        m->idle = record->idle;
+        m->message_size = record->message_size;
+        memcpy(m->message, record->message, record->message_size);
+    }
     describe_failure(&stream->read_failure, &m->read_failure);
     describe_failure(&stream->write_failure, &m->write_failure);
     m->plain_size = stream->plain_end - stream->plain_start;

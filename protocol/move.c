@@ -5,7 +5,8 @@
 
 #include "protocol/wire.h"
 
-#define NO_ALERT UINT8_MAX
+#define NO_ALERT     UINT8_MAX
+#define CLOSE_NOTIFY 0
 
 /* The one handshake message that may be kept in pieces to the end of its header. */
 #define KEY_UPDATE 24
@@ -113,18 +114,24 @@ static bool
 is_descriptor_only(const struct move_connection *m)
 {
     const struct traffic_keys *keys[] = {&m->state.send, &m->state.receive};
-    uint8_t nothing[MOVE_MESSAGE_MAX] = {0};
 
     for (size_t i = 0; i < 2; i++) {
         if (!has_no_keys(keys[i]) || !is_zero(keys[i]->secret, sizeof(keys[i]->secret)) ||
             keys[i]->sequence != 0 || keys[i]->explicit_nonce != 0)
             return false;
     }
-    return (m->flags & ~MOVE_RESUMED) == 0 && m->skip == 0 && m->idle == 0 &&
-           m->message_size == 0 && memcmp(m->message, nothing, sizeof(nothing)) == 0 &&
-           m->owed_alert == NO_ALERT && m->read_failure.kind == MOVE_NO_FAILURE &&
-           m->write_failure.kind == MOVE_NO_FAILURE && m->plain_size == 0 &&
-           m->received_size == 0 && m->unsent_size == 0;
+    return m->state.max_fragment == TRAFFIC_PLAINTEXT_MAX && (m->flags & ~MOVE_RESUMED) == 0 &&
+           m->skip == 0 && m->idle == 0 && m->message_size == 0 && m->owed_alert == NO_ALERT &&
+           m->read_failure.kind == MOVE_NO_FAILURE && m->write_failure.kind == MOVE_NO_FAILURE &&
+           m->plain_size == 0 && m->received_size == 0 && m->unsent_size == 0;
+}
+
+/* Form KERNEL: an alert is owed as the last word only: nothing is written behind it. */
+static bool
+is_last_word(const struct move_connection *m)
+{
+    return m->owed_alert == NO_ALERT || m->write_failure.kind != MOVE_NO_FAILURE ||
+           ((m->flags & MOVE_CLOSED) != 0 && m->owed_alert == CLOSE_NOTIFY);
 }
 
 /* What the receiver's record layer may take as given. */
@@ -147,7 +154,7 @@ is_sound(const struct move_connection *m)
         break;
     case SERVICE_FORM_KERNEL: /* keys and records are in the socket; the next secrets may be here */
         if (!has_no_keys(&m->state.send) || !has_no_keys(&m->state.receive) || m->plain_size > 0 ||
-            m->received_size > 0 || m->unsent_size > 0)
+            m->received_size > 0 || m->unsent_size > 0 || !is_last_word(m))
             return false;
         break;
     case SERVICE_FORM_STREAM:
@@ -160,6 +167,8 @@ is_sound(const struct move_connection *m)
     /* A handshake message is either being collected or being passed over. */
     if (m->message_size > MOVE_MESSAGE_MAX || m->skip > MOVE_SKIP_MAX ||
         (m->message_size > 0 && m->skip > 0) || m->idle > MOVE_IDLE_MAX)
+        return false;
+    if (!is_zero(m->message + m->message_size, sizeof(m->message) - m->message_size))
         return false;
     if (m->message_size == MOVE_MESSAGE_MAX &&
         (suite->version != TRAFFIC_TLS_1_3 ||

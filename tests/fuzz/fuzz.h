@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* What must be true of our answer, whatever came in. */
 #define FUZZ_REQUIRE(condition)                                                                    \
@@ -43,6 +44,16 @@ fuzz_copy(const uint8_t *data, size_t size)
     if (size > 0)
         memcpy(copy, data, size);
     return copy;
+}
+
+/* The next descriptor to be opened: the same as before if nothing was left open. */
+static inline int
+fuzz_lowest_fd(void)
+{
+    int fd = dup(STDERR_FILENO);
+
+    close(fd);
+    return fd;
 }
 
 #endif

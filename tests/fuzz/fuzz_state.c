@@ -1,5 +1,5 @@
 /* fuzz_state.c: the state of a finished handshake as a library takes it, from an agent that need
- * not be ours (FINISHED) or from another process (move.h): whatever was understood can be used. */
+ * not be ours (FINISHED): whatever was understood can be used. */
 #include "tests/fuzz/fuzz.h"
 
 #include <sys/socket.h>
@@ -7,7 +7,6 @@
 
 #include "client/internal.h"
 #include "client/stream.h"
-#include "protocol/move.h"
 #include "protocol/service.h"
 
 static void
@@ -30,42 +29,16 @@ fuzz_use_state(const struct traffic_state *state, const uint8_t *early, size_t e
     close(pair[1]);
 }
 
-/* The whole import of a connection that another process sends. */
-static void
-fuzz_receive(uint16_t type, const uint8_t *body, size_t size)
-{
-    static uint8_t plain[20000];
-    struct tlsagent_conn *conn;
-    int carrier[2], pair[2];
-
-    FUZZ_REQUIRE(channel_pair(carrier) == 0);
-    FUZZ_REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
-    (void)channel_send(carrier[1], type, body, size, pair, 1);
-    close(carrier[1]);
-    conn = tlsagent_conn_receive(carrier[0]);
-    if (conn != NULL) {
-        (void)tlsagent_read(conn, plain, sizeof(plain));
-        (void)tlsagent_write(conn, "hello", 5);
-        (void)tlsagent_close(conn);
-    }
-    close(carrier[0]);
-    close(pair[0]);
-    close(pair[1]);
-}
-
 static void
 fuzz_state(const uint8_t *data, size_t size)
 {
     struct service_finished finished;
     uint8_t *body;
 
-    if (size == 0 || size > CHANNEL_BODY_MAX)
+    if (size > CHANNEL_BODY_MAX)
         return;
-    size--;
-    body = fuzz_copy(data + 1, size);
-    if (data[0] % 2 == 1) {
-        fuzz_receive(MOVE_CONNECTION, body, size);
-    } else if (service_get_finished(&finished, body, size)) {
+    body = fuzz_copy(data, size);
+    if (service_get_finished(&finished, body, size)) {
         if (facts_chain_valid(finished.chain, finished.chain_size))
             free(facts_new(&finished));
         fuzz_use_state(&finished.state, finished.early, finished.early_size);
