@@ -96,6 +96,22 @@ cell_install(struct tlsagent *agent, const struct service_channel *said, int fd)
     return 0;
 }
 
+/* The cell had this connection. If no other can have it, the peer is told now: a process that is
+ * frozen keeps its copy of the socket open, and the caller's close() would tell nobody. */
+static void
+lose_asked(struct tlsagent *agent, struct tlsagent_conn *conn, const char *why)
+{
+    if (agent->greeting != -1 && conn_retry(conn, false))
+        return;
+    (void)shutdown(conn->fd, SHUT_RDWR);
+    if (agent->greeting == -1)
+        conn_fail(conn, TLSAGENT_E_AGENT, "%s (during the handshake)", agent->trouble.text);
+    else
+        conn_fail(conn, TLSAGENT_E_RETRY,
+                  "the agent's process %s during the handshake; the peer may connect again",
+                  why != NULL ? why : "died");
+}
+
 void
 cell_lose(struct tlsagent *agent, struct cell *cell, const char *why)
 {
@@ -106,14 +122,8 @@ cell_lose(struct tlsagent *agent, struct cell *cell, const char *why)
     cell->fd = -1;
     memset(cell->grants, 0, sizeof(cell->grants));
     for (size_t i = 0; i < CELL_BUCKETS; i++) {
-        while ((conn = TAILQ_FIRST(&cell->asked[i])) != NULL) {
-            if (agent->greeting == -1)
-                conn_fail(conn, TLSAGENT_E_AGENT, "%s (during the handshake)", agent->trouble.text);
-            else if (!conn_retry(conn, false))
-                conn_fail(conn, TLSAGENT_E_RETRY,
-                          "the agent's process %s during the handshake; the peer may connect again",
-                          why != NULL ? why : "died");
-        }
+        while ((conn = TAILQ_FIRST(&cell->asked[i])) != NULL)
+            lose_asked(agent, conn, why);
     }
     while ((conn = TAILQ_FIRST(&cell->queued)) != NULL)
         conn_wait(conn); /* nothing was sent */

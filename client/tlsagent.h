@@ -133,7 +133,8 @@ struct tlsagent_conn *tlsagent_accept(struct tlsagent *agent, const char *contex
  * then take finished ones from tlsagent_next() (or call this again; 0 and -1 take the connection
  * off tlsagent_next()'s list). Do not read or write the fd meanwhile. If the agent's process dies
  * the library asks another one, where it can show that no byte was exchanged with the peer (never
- * for STARTTLS or Unix sockets); else the error is TLSAGENT_E_RETRY. */
+ * for STARTTLS or Unix sockets); else the error is TLSAGENT_E_RETRY, and the socket is shut down.
+ */
 int tlsagent_handshake(struct tlsagent_conn *conn);
 
 /* Before the handshake: how long it may take (milliseconds, 0: no limit of ours; the context's own

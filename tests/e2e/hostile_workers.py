@@ -14,6 +14,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from e2e import (BUILD, ROOT, WORKER_USER, Process, Scene, Skip, check, context, facts, free_port, main,  # noqa: E402
                  root_only, run, wait_until)
 
+IN_FLIGHT = 32  # handshakes at once
+
 
 def test_table_of_hostile_messages():
     with Scene() as scene:
@@ -84,6 +86,8 @@ def froze(how):
         def attack():
             return Process(scene, "hostile", [BUILD / "tests/peers/hostile_worker", agent.socket, "www", "www",
                                               culprit, how], stdin=subprocess.PIPE)
+        load = scene.load(server.port, "handshakes", 2000, IN_FLIGHT)
+        time.sleep(0.3)  # some are in the cell
         hostile = attack()
         try:
             wait_until(lambda: "frozen" in hostile.text() or not hostile.alive(), 10, "the descriptor is sent")
@@ -120,6 +124,10 @@ def froze(how):
                 facts(server.port, timeout=2)
             time.sleep(2.5)
             check(agent.roles() == roles, "no other cell has suffered")
+            load.process.wait(60)  # also those whose sockets the frozen process still has
+            failed = re.search(r"^connections=2000 failed=(\d+) ", load.text(), re.M)
+            check(failed and int(failed.group(1)) <= IN_FLIGHT, "handshakes beside it:", load.text()[-1000:])
+            print(f"{failed.group(1)} of 2000 handshakes beside it failed")
         finally:
             end_freeze(hostile)
 

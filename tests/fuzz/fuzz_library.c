@@ -46,7 +46,7 @@ fuzz_library_listener(void)
     snprintf(fuzz_library_path, sizeof(fuzz_library_path), "/tmp/tlsagent-fuzz-%d", getpid());
     memcpy(address.sun_path, fuzz_library_path, sizeof(fuzz_library_path));
     unlink(fuzz_library_path);
-    listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     FUZZ_REQUIRE(bind(listener, (struct sockaddr *)&address, sizeof(address)) == 0 &&
                  listen(listener, 8) == 0);
     atexit(fuzz_library_remove);
@@ -121,7 +121,7 @@ fuzz_library_take(struct tlsagent *handle)
 
     while ((conn = tlsagent_next(handle)) != NULL) {
         int result = tlsagent_handshake(conn), fd = tlsagent_conn_fd(conn);
-        bool ours = tlsagent_data(conn) != NULL; /* we began it, and the fd is ours */
+        struct tlsagent_conn **begun = tlsagent_data(conn); /* we began it, and the fd is ours */
 
         FUZZ_REQUIRE(result == 0 || result == -1);
         if (result == -1) {
@@ -135,8 +135,10 @@ fuzz_library_take(struct tlsagent *handle)
                 FUZZ_REQUIRE(tlsagent_conn_peer_der(conn, i, &size) != NULL && size > 0);
         }
         tlsagent_abandon(conn);
-        if (ours)
+        if (begun != NULL) {
+            *begun = NULL;
             close(fd);
+        }
     }
 }
 
@@ -164,12 +166,13 @@ fuzz_library(const uint8_t *data, size_t size)
                      0);
         conns[i] = tlsagent_accept_fd(handle, "www", pairs[i][0]);
         FUZZ_REQUIRE(conns[i] != NULL);
-        tlsagent_set_data(conns[i], &agent);
+        tlsagent_set_data(conns[i], &conns[i]);
         FUZZ_REQUIRE(tlsagent_set_forms(conns[i], TLSAGENT_FORM_RECORDS) == 0);
         FUZZ_REQUIRE(tlsagent_handshake(conns[i]) == TLSAGENT_WANT_POLLIN);
     }
     if ((data[0] & 0x20) != 0) {
         tlsagent_abandon(conns[1]);
+        conns[1] = NULL;
         close(pairs[1][0]);
     }
     data++;
@@ -181,14 +184,22 @@ fuzz_library(const uint8_t *data, size_t size)
         size -= taken;
         fuzz_library_take(handle);
     }
-    close(agent.greeting); /* which fails all that is left */
+    close(agent.greeting);
     fuzz_library_take(handle);
     tlsagent_free(handle);
     for (size_t i = 0; i < FUZZ_LIBRARY_CELLS; i++)
         if (agent.cells[i] != -1)
             close(agent.cells[i]);
-    for (size_t i = 0; i < FUZZ_LIBRARY_HANDSHAKES; i++)
+    for (size_t i = 0; i < FUZZ_LIBRARY_HANDSHAKES; i++) {
+        if (conns[i] != NULL) { /* it would have waited for the next agent */
+            FUZZ_REQUIRE(tlsagent_handshake(conns[i]) == -1 && tlsagent_error(conns[i])[0] != '\0');
+            tlsagent_abandon(conns[i]);
+            close(pairs[i][0]);
+        }
         close(pairs[i][1]);
+    }
+    while ((agent.greeting = accept(listener, NULL, NULL)) != -1)
+        close(agent.greeting);                /* it has tried again */
     FUZZ_REQUIRE(fuzz_lowest_fd() == lowest); /* nothing that came is kept */
 }
 

@@ -1,14 +1,18 @@
 #!/usr/bin/env python3
-"""Hostile workers, one kind each, as a program: hostile.py KIND SOCKET USER. Says "attacking", goes on until it is killed."""
+"""Hostile workers, one kind each, as a program: hostile.py KIND SOCKET USER [PORT]. Says "attacking", goes on until it is
+killed, or its parent ends. It leads a process group of its own."""
 import ctypes
+import encodings.idna  # noqa: F401: whom Python belongs to may not let the hostile user read it later
 import os
 import pwd
 import socket
+import ssl
 import struct
 import sys
 import time
 
-SERVICE_CHANNEL, SERVICE_ACCEPT = 3, 32
+SERVICE_CHANNEL, SERVICE_ACCEPT, SERVICE_PULL = 3, 32, 33
+FDS_MAX = 253  # that one message can carry
 
 
 def accept_message(number, name=b"www"):
@@ -30,6 +34,10 @@ def greeted(path):
                     return None
     except OSError:
         return None
+
+
+def end_with_parent():
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
 
 
 def attacking():
@@ -93,14 +101,106 @@ def refused_requests(path):
         channel.recv(70000)
 
 
-def connection_bomb(path, said=None):
-    """Four processes that connect and leave."""
+def wrong_descriptors(path):
+    """Requests with a descriptor that is no connection, as fast as the answers come."""
+    _first, channel = greeted(path)
+    fds = [os.eventfd(0), os.memfd_create("x"), os.open("/", os.O_RDONLY), os.pipe()[0]]
+    attacking()
+    number = 0
+    while True:
+        number += 1
+        socket.send_fds(channel, [accept_message(number % (1 << 32))], [fds[number % len(fds)]])
+        channel.recv(70000)
+
+
+def fd_floods(path):
+    """As many descriptors as a message can carry, on one channel after the other and on the first connections."""
+    fds = [os.eventfd(0), os.memfd_create("x"), os.open("/", os.O_RDONLY)]
+    fds = (fds * FDS_MAX)[:FDS_MAX]
+    attacking()
+    while True:
+        both = greeted(path)
+        if both is None:
+            continue
+        for end in both:
+            try:
+                socket.send_fds(end, [accept_message(1)], fds)
+            except OSError:  # too many are on their way
+                pass
+        try:
+            both[1].recv(70000)
+        except OSError:
+            pass
+        for end in both:
+            end.close()
+
+
+def unread_answers(path):
+    """Requests that are refused, and nobody reads the answers."""
+    fd, _peer = socket.socketpair()
+    attacking()
+    number = 0
+    while True:
+        both = greeted(path)
+        while both is not None:
+            number += 1
+            try:
+                socket.send_fds(both[1], [accept_message(number % (1 << 32), b"no-such")], [fd.fileno()])
+            except OSError:  # it has been closed
+                both = None
+
+
+def handshake_with(port):
+    """True if a client's handshake was done."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as raw:
+            context.wrap_socket(raw, server_hostname="localhost").close()
+            return True
+    except OSError:
+        return False
+
+
+def unread_deliveries(path, port):
+    """Connections that the agent accepted for it, and that it never reads; more clients wait in the queue."""
+    both = [greeted(path) for _ in range(40)]
+    for _, channel in both:
+        channel.send(struct.pack(">HHBB", SERVICE_PULL, 16, 1, 4) + b"sink")
+    for _ in range(2000):
+        if not handshake_with(int(port)):
+            break
+    attacking()
+    while True:
+        handshake_with(int(port))
+
+
+def become_four():
+    """Four processes; the first one says so."""
     for _ in range(3):
         if os.fork() == 0:
-            ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
-            break
-    else:
-        attacking()
+            end_with_parent()
+            return
+    attacking()
+
+
+def refused_flood(path):
+    """Requests that are refused, of four processes, each with several on the way."""
+    become_four()
+    _first, channel = greeted(path)
+    fd, _peer = socket.socketpair()
+    number = 0
+    while True:
+        for _ in range(8):
+            number += 1
+            socket.send_fds(channel, [accept_message(number % (1 << 32), b"no-such")], [fd.fileno()])
+        for _ in range(8):
+            channel.recv(70000)
+
+
+def connection_bomb(path, said=None):
+    """Four processes that connect and leave."""
+    become_four()
     while True:
         first = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -131,12 +231,14 @@ def bystander(_path):
 
 
 def main():
-    kind, path, user = sys.argv[1:]
+    kind, path, user, *more = sys.argv[1:]
     entry = pwd.getpwnam(user)
+    os.setsid()
     os.setgroups([])
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)
-    globals()[kind](path)
+    end_with_parent()
+    globals()[kind](path, *more)
 
 
 if __name__ == "__main__":
