@@ -2,8 +2,6 @@
 #include "agent/acceptor.h"
 
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -177,7 +175,6 @@ listener_ready(struct loop_watch *watch, uint32_t events)
         (struct listener *)((char *)watch - offsetof(struct listener, watch));
     struct cell *cell = listener->cell;
     const struct generation_context *facts = identity_context(cell->identities, listener->context);
-    static const int on = 1;
 
     (void)events;
     for (int i = 0; i < ACCEPTS_PER_ROUND && room(cell, listener->context) > 0; i++) {
@@ -198,8 +195,6 @@ listener_ready(struct loop_watch *watch, uint32_t events)
                 continue;
             return;
         }
-        /* A small answer right behind a ticket must not wait for the ticket's ACK. */
-        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
         cell->contexts[listener->context].accepting++;
         handshake = handshake_new(cell, listener->context, fd, facts->forms, facts->deadline_ms,
                                   accepted_done);

@@ -8,8 +8,6 @@
  */
 #include "client/internal.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -84,30 +82,23 @@ pull_replace_credit(struct tlsagent *agent, uint64_t serial, const char *context
         /* With another serial it has had all its credits again. */
         if (c->fd == -1 || c->serial != serial)
             continue;
-        /* Several in one message, while the cell has three quarters of them or more. */
-        if (4 * ++c->grants[pull - agent->pulls].owed >= pull->level)
+        /* Several in one message, while the cell has half of them or more. */
+        if (2 * ++c->grants[pull - agent->pulls].owed >= pull->level)
             cell_flush(agent, c);
         return;
     }
 }
 
-/* A connected stream socket, in blocking mode as accept() would give it: the handshaker's flags
- * came with it. */
+/* A stream socket. Whether it is connected cannot be asked: the peer may have reset it meanwhile;
+ * the first read says so. Its mode is accept()'s, blocking: the handshaker sets no flags (and one
+ * that was taken over could do so at any time, as the open file is shared). */
 static bool
-make_usable(int fd)
+is_stream_socket(int fd)
 {
-    struct sockaddr_storage peer;
     socklen_t size = sizeof(int);
-    int type = 0, flags = fcntl(fd, F_GETFL);
+    int type = 0;
 
-    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == -1 || type != SOCK_STREAM)
-        return false;
-    size = sizeof(peer);
-    /* ENOTCONN: the peer has reset it meanwhile. The first read says so. */
-    if (getpeername(fd, (struct sockaddr *)&peer, &size) == -1 && errno != ENOTCONN)
-        return false;
-    return flags != -1 &&
-           ((flags & O_NONBLOCK) == 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) == 0);
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM;
 }
 
 /* Why the delivery breaks the rules, NULL: it does not. */
@@ -123,8 +114,8 @@ find_fault(struct tlsagent *agent, const struct cell *cell, const struct service
         return "delivered in a form that was not asked for";
     if (!facts_chain_valid(said->chain, said->chain_size))
         return "delivered a malformed chain";
-    if (!make_usable(fd))
-        return "delivered something that is not a connected stream socket";
+    if (!is_stream_socket(fd))
+        return "delivered something that is not a stream socket";
     return NULL;
 }
 

@@ -377,7 +377,9 @@ tlsagent_handshake(struct tlsagent_conn *conn)
             return conn_set_error(conn, TLSAGENT_E_ARGUMENT, "fd %d: %s", conn->fd,
                                   strerror(errno));
         blocking = (flags & O_NONBLOCK) == 0;
-        agent_pump(agent, 0); /* know what has happened before asking */
+        /* Know what has happened; but a new one is asked for at once where that is possible. */
+        if (conn->phase != CONN_PREPARED || agent->greeting == -1 || !agent_has_cell(agent))
+            agent_pump(agent, 0);
         if (conn->phase == CONN_PREPARED) {
             if (request->deadline_ms != 0)
                 request->deadline = agent_now() + request->deadline_ms;

@@ -172,7 +172,6 @@ static const struct policy_call handshaker_calls[] = {
     {SCMP_SYS(recvfrom), {POLICY_IS(3, MSG_DONTWAIT | MSG_TRUNC), POLICY_NULL(4)}},
     {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_TYPE)}},
     {SCMP_SYS(getsockopt), {POLICY_IS(1, SOL_SOCKET), POLICY_IS(2, SO_PROTOCOL)}},
-    {SCMP_SYS(setsockopt), {POLICY_IS(1, IPPROTO_TCP), POLICY_IS(2, TCP_NODELAY)}},
     {SCMP_SYS(setsockopt), {POLICY_IS(1, IPPROTO_TCP), POLICY_IS(2, TCP_ULP)}},
     {SCMP_SYS(setsockopt), {POLICY_IS(1, SOL_TLS), POLICY_IS(2, TLS_TX)}},
     {SCMP_SYS(setsockopt), {POLICY_IS(1, SOL_TLS), POLICY_IS(2, TLS_RX)}},
