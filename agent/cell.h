@@ -1,8 +1,9 @@
 /*
  * cell.h: what the files of the handshaker role share: one struct per process.
  *
- * handshaker.c owns it and talks to the supervisor; workers.c owns the workers' channels;
- * acceptor.c the agent's own listening sockets; handshake.c runs one handshake.
+ * handshaker.c owns it and talks to the supervisor; workers.c owns the workers' channels,
+ * users.c what each uid holds; acceptor.c the agent's own listening sockets; handshake.c runs one
+ * handshake.
  */
 #ifndef AGENT_CELL_H
 #define AGENT_CELL_H
@@ -45,7 +46,8 @@ struct cell {
     struct cell_context *contexts; /* identity_context_count() of them */
     struct worker *workers;        /* all open channels */
     uint32_t worker_count;
-    struct user *users;      /* what each uid holds; workers.c */
+    struct worker *due;      /* those with answers of this round */
+    struct user *users;      /* what each uid holds */
     uint64_t refused_logged; /* when a misbehaving worker was last told of in the log */
     uint32_t refused_silent; /* how many were not, since */
     uint32_t worker_limit;

@@ -5,8 +5,8 @@
  * Sees: network bytes and workers' requests, all hostile. May do: read and write on fds that it
  * was given; ask its one keeper. Cannot: open, connect, fork, or reach any private key.
  *
- * Reading order: main here, then workers.c and acceptor.c (where handshakes come from), handshake.c
- * (one of them), export.c (what leaves).
+ * Reading order: main here, then workers.c, requests.c and acceptor.c (where handshakes come from),
+ * handshake.c (one of them), export.c and outbox.c (what leaves).
  */
 #include <errno.h>
 #include <openssl/rand.h>
@@ -224,6 +224,7 @@ control_ready(struct loop_watch *watch, uint32_t events)
     case CHANNEL_AGAIN:
         break;
     case CHANNEL_CLOSED: /* the supervisor stops us, or is gone */
+        workers_send_answers(&handshaker->cell);
         exit(0);
     default:
         log_die("control channel: %s", error.text);
@@ -272,11 +273,19 @@ start_openssl(void)
            OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) == 1 && RAND_status() == 1;
 }
 
+static struct handshaker handshaker; /* one per process; too large for the stack */
+
+/* What is finished is the workers'. */
+static void
+send_last_answers(void)
+{
+    workers_send_answers(&handshaker.cell);
+}
+
 void
 handshaker_main(const struct role_args *args)
 {
-    static struct handshaker handshaker; /* one per process; too large for the stack */
-    static struct serving nobody;        /* until the supervisor shares a page with us */
+    static struct serving nobody; /* until the supervisor shares a page with us */
     struct cell *cell = &handshaker.cell;
     struct control_hello hello = {.role = CONTROL_HANDSHAKER};
     struct control_ready ready;
@@ -314,6 +323,7 @@ handshaker_main(const struct role_args *args)
     cell->serving = &nobody;
     cell->loop = loop_new();
     workers_init(cell);
+    log_at_death(send_last_answers);
     loop_watch_init(&handshaker.control, ROLE_FD_CONTROL, control_ready);
     if (loop_watch_set(cell->loop, &handshaker.control, EPOLLIN) == -1)
         log_die("epoll: %s", strerror(errno));

@@ -197,6 +197,14 @@ log_debug(const char *format, ...)
     va_end(args);
 }
 
+static void (*last_act)(void);
+
+void
+log_at_death(void (*act)(void))
+{
+    last_act = act;
+}
+
 /* _exit: exit handlers of libraries need system calls that the sandbox does not give. */
 void
 log_die(const char *format, ...)
@@ -206,6 +214,12 @@ log_die(const char *format, ...)
     va_start(args, format);
     log_line(LOG_LEVEL_ERROR, "", format, args);
     va_end(args);
+    if (last_act != NULL) {
+        void (*act)(void) = last_act;
+
+        last_act = NULL; /* it may die too */
+        act();
+    }
     _exit(1);
 }
 

@@ -25,6 +25,9 @@ void log_warning(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void log_info(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void log_debug(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* What log_die() does before it ends the process: what others must not lose. */
+void log_at_death(void (*act)(void));
+
 /* The world failed (a missing file, a limit): say so and exit with status 1. */
 void log_die(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 

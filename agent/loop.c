@@ -16,7 +16,7 @@
 
 #include "agent/log.h"
 
-#define ROUND_EVENTS 256
+#define ROUND_EVENTS 32 /* what is done at the end of a round must not wait for long */
 #define WHEEL_SLOTS  512
 #define SLOT_MS      128
 
@@ -28,6 +28,8 @@ struct loop {
     uint64_t alarm_when;
     void (*alarm)(void *data); /* NULL: none */
     void *alarm_data;
+    void (*round_over)(void *data); /* NULL: nothing to call */
+    void *round_over_data;
     struct loop_timer wheel[WHEEL_SLOTS]; /* list heads */
     struct epoll_event events[ROUND_EVENTS];
     int event_count; /* of the round in progress */
@@ -222,6 +224,13 @@ fire_alarm(struct loop *loop)
 }
 
 void
+loop_at_end_of_round(struct loop *loop, void (*call)(void *data), void *data)
+{
+    loop->round_over = call;
+    loop->round_over_data = data;
+}
+
+void
 loop_free_later(struct loop *loop, void *pointer)
 {
     if (loop->garbage_count == loop->garbage_room) {
@@ -257,6 +266,8 @@ loop_round(struct loop *loop)
     loop->event_count = 0;
     fire_alarm(loop);
     fire_timers(loop);
+    if (loop->round_over != NULL)
+        loop->round_over(loop->round_over_data);
     while (loop->garbage_count > 0)
         free(loop->garbage[--loop->garbage_count]);
 }

@@ -36,8 +36,11 @@ bool workers_may_deliver(const struct pull *pull);
 void workers_look_again(struct cell *cell);
 void workers_init(struct cell *cell);
 
-/* Give a finished handshake to the worker of this pull: takes one credit, sends, frees the
- * handshake. The channel may be closed by this. */
+/* Send the answers of this round. Done at its end; and before this process ends. */
+void workers_send_answers(struct cell *cell);
+
+/* Give a finished handshake to the worker of this pull: takes one credit, frees the handshake. The
+ * channel may be closed by this. */
 void workers_deliver(struct pull *pull, struct handshake *handshake);
 
 #endif

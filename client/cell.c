@@ -15,8 +15,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define MESSAGES_AT_ONCE 32
-
 static struct conn_list *
 bucket(struct cell *cell, uint32_t id)
 {
@@ -361,8 +359,8 @@ handle_failed(struct tlsagent *agent, struct cell *cell, const struct channel_me
 }
 
 static int
-handle_message(struct tlsagent *agent, struct cell *cell, struct channel_message *message,
-               struct error *error)
+handle_answer(struct tlsagent *agent, struct cell *cell, struct channel_message *message,
+              struct error *error)
 {
     switch (message->type) {
     case SERVICE_FINISHED:
@@ -372,6 +370,34 @@ handle_message(struct tlsagent *agent, struct cell *cell, struct channel_message
     default:
         return pull_handle_delivered(agent, cell, message, error);
     }
+}
+
+/* Several answers in one message, each with its fd: as if they had come one by one. */
+static int
+handle_batch(struct tlsagent *agent, struct cell *cell, struct channel_message *message,
+             struct error *error)
+{
+    struct service_batch batch;
+    size_t fd = 0;
+    int rc = 0;
+
+    if (!service_get_batch(&batch, message->body, message->size))
+        return error_set(error, "sent a malformed batch");
+    if (batch.fd_count != message->fd_count)
+        return error_set(error, "sent a batch of %u connections with %u fds", batch.fd_count,
+                         message->fd_count);
+    for (size_t i = 0; i < batch.count && rc == 0; i++) {
+        const struct service_part *part = &batch.parts[i];
+        struct channel_message one = {.type = part->type, .size = part->size, .body = part->body};
+
+        if (part->type == SERVICE_DELIVERED) {
+            one.fds[0] = channel_take_fd(message, fd++);
+            one.fd_count = 1;
+        }
+        rc = handle_answer(agent, cell, &one, error);
+        channel_message_clear(&one);
+    }
+    return rc;
 }
 
 /* Read up to limit messages. Anything but CHANNEL_OK and CHANNEL_AGAIN: the channel must go. */
@@ -385,7 +411,8 @@ read_messages(struct tlsagent *agent, struct cell *cell, size_t limit, struct er
                             agent->buffer, CHANNEL_BUFFER_SIZE, &message, error);
 
         if (result == CHANNEL_OK) {
-            if (handle_message(agent, cell, &message, error) == -1)
+            if ((message.type == SERVICE_BATCH ? handle_batch
+                                               : handle_answer)(agent, cell, &message, error) == -1)
                 result = CHANNEL_REFUSED;
             if (message.type != SERVICE_FAILED) /* it held keys */
                 explicit_bzero(agent->buffer, message.size + 2);
@@ -404,7 +431,11 @@ cell_drain(struct tlsagent *agent, struct cell *cell)
     struct error error = {""};
 
     /* More cannot be honest: one answer for each request, one delivery for each credit. */
-    read_messages(agent, cell, cell->busy + cell->unanswered + 16 * AGENT_PULLS_MAX, &error);
+    size_t most = cell->busy + cell->unanswered + (size_t)SERVICE_CREDIT_MAX * AGENT_PULLS_MAX;
+
+    /* If it died with requests unread the end is told first, once, and then what it had sent. */
+    if (read_messages(agent, cell, most, &error) == CHANNEL_CLOSED)
+        read_messages(agent, cell, most, &error);
 }
 
 void
@@ -417,13 +448,16 @@ cell_handle_event(struct tlsagent *agent, struct cell *cell, uint32_t events)
         return;
     if ((events & EPOLLOUT) != 0)
         cell_flush(agent, cell);
-    switch (read_messages(agent, cell, MESSAGES_AT_ONCE, &error)) {
+    /* One: what has become ready together comes in one message, so another one is seldom there. */
+    switch (read_messages(agent, cell, 1, &error)) {
     case CHANNEL_OK:
     case CHANNEL_AGAIN:
         return;
     case CHANNEL_CLOSED:
-        if (!agent_notice_loss(agent))
+        if (!agent_notice_loss(agent)) {
+            cell_drain(agent, cell);
             cell_lose(agent, cell, NULL);
+        }
         return;
     case CHANNEL_REFUSED:
     case CHANNEL_FAILED:

@@ -157,7 +157,10 @@ check_rules(const struct channel_rule *rules, size_t rule_count,
     for (size_t i = 0; i < rule_count; i++) {
         if (rules[i].type != message->type)
             continue;
-        if (fds_arrived != rules[i].fds)
+        if (rules[i].fds == CHANNEL_FDS_ANY && fds_arrived > CHANNEL_FDS_MAX)
+            return error_set(error, "message type %u carries %zu fds, may carry %d", message->type,
+                             fds_arrived, CHANNEL_FDS_MAX);
+        if (rules[i].fds != CHANNEL_FDS_ANY && fds_arrived != rules[i].fds)
             return error_set(error, "message type %u carries %zu fds, must carry %u", message->type,
                              fds_arrived, rules[i].fds);
         if (message->size < rules[i].minimum || message->size > rules[i].maximum)

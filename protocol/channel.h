@@ -22,11 +22,12 @@
 #include "protocol/error.h"
 
 #define CHANNEL_BODY_MAX 65536 /* bytes of a body */
-#define CHANNEL_FDS_MAX  4     /* fds in one message */
+#define CHANNEL_FDS_MAX  16    /* fds in one message */
+#define CHANNEL_FDS_ANY  65535 /* in a rule: up to so many; what is in the body says how many */
 
 struct channel_rule {
     uint16_t type;
-    uint16_t fds;     /* exactly this many */
+    uint16_t fds;     /* exactly this many, or CHANNEL_FDS_ANY */
     uint32_t minimum; /* bytes of the body */
     uint32_t maximum;
 };

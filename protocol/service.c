@@ -7,6 +7,8 @@
 
 #define FORMS (SERVICE_FORM_RECORDS | SERVICE_FORM_KERNEL | SERVICE_FORM_STREAM)
 
+#define FAILED_MIN 8 /* bytes of a FAILED body without its text */
+
 /* Bytes of a FINISHED body without its texts, early data and chain, and with all of them. */
 #define FINISHED_MIN (4 + 1 + 1 + 4 + TRAFFIC_STATE_SIZE + 3 + 4 + 4)
 #define FINISHED_MAX                                                                               \
@@ -23,8 +25,10 @@ const size_t service_handshaker_rule_count =
 
 const struct channel_rule service_worker_rules[] = {
     {SERVICE_FINISHED, 0, FINISHED_MIN, FINISHED_MAX},
-    {SERVICE_FAILED, 0, 8, 8 + SERVICE_TEXT_MAX},
+    {SERVICE_FAILED, 0, FAILED_MIN, FAILED_MIN + SERVICE_TEXT_MAX},
     {SERVICE_DELIVERED, 1, FINISHED_MIN, FINISHED_MAX},
+    {SERVICE_BATCH, CHANNEL_FDS_ANY, SERVICE_BATCH_HEAD + 2 * (SERVICE_PART_HEAD + FAILED_MIN),
+     CHANNEL_BODY_MAX},
 };
 const size_t service_worker_rule_count = sizeof(service_worker_rules) / sizeof(struct channel_rule);
 
@@ -270,4 +274,41 @@ service_get_finished(struct service_finished *m, const void *body, size_t size)
            (m->form == SERVICE_FORM_RECORDS || m->form == SERVICE_FORM_KERNEL) &&
            traffic_suite_find(m->state.suite) != NULL && m->state.max_fragment > 0 &&
            m->state.max_fragment <= TRAFFIC_PLAINTEXT_MAX;
+}
+
+size_t
+service_put_batch(const struct service_batch *m, void *buffer, size_t size)
+{
+    struct wire_writer writer;
+
+    wire_writer_init(&writer, buffer, size);
+    wire_put_u8(&writer, m->count);
+    for (size_t i = 0; i < m->count; i++) {
+        wire_put_u16(&writer, m->parts[i].type);
+        wire_put_string(&writer, 4, m->parts[i].body, m->parts[i].size);
+    }
+    return wire_size(&writer);
+}
+
+bool
+service_get_batch(struct service_batch *m, const void *body, size_t size)
+{
+    struct wire_reader reader;
+
+    wire_reader_init(&reader, body, size);
+    m->count = wire_get_u8(&reader);
+    m->fd_count = 0;
+    if (m->count < 2 || m->count > SERVICE_BATCH_MAX)
+        return false;
+    for (size_t i = 0; i < m->count; i++) {
+        struct service_part *part = &m->parts[i];
+
+        part->type = wire_get_u16(&reader);
+        part->body = wire_get_string(&reader, 4, CHANNEL_BODY_MAX, &part->size);
+        if (part->type != SERVICE_FINISHED && part->type != SERVICE_FAILED &&
+            part->type != SERVICE_DELIVERED)
+            return false;
+        m->fd_count = (uint8_t)(m->fd_count + (part->type == SERVICE_DELIVERED));
+    }
+    return wire_done(&reader);
 }

@@ -8,7 +8,7 @@
  *
  * On a channel to a handshaker the worker asks (ACCEPT, PULL, CANCEL) and the handshaker answers
  * each ACCEPT exactly once (FINISHED or FAILED, by id), and each credit of a PULL at most once
- * (DELIVERED).
+ * (DELIVERED). What has become ready at the same time may come together, as a BATCH.
  */
 #ifndef PROTOCOL_SERVICE_H
 #define PROTOCOL_SERVICE_H
@@ -20,7 +20,7 @@
 #include "protocol/channel.h"
 #include "protocol/traffic.h"
 
-#define SERVICE_PROTOCOL 1 /* changes when old libraries no longer understand us */
+#define SERVICE_PROTOCOL 2 /* changes when old libraries no longer understand us */
 
 #define SERVICE_NAME_MAX     64    /* of a context, bytes with the NUL */
 #define SERVICE_HOST_MAX     256   /* an SNI name, bytes with the NUL (RFC 1035: 255) */
@@ -31,6 +31,9 @@
 #define SERVICE_EARLY_MAX    17408 /* received and not yet decrypted bytes */
 #define SERVICE_CREDIT_MAX   16    /* undelivered connections per channel and context */
 #define SERVICE_BUILD_MAX    64    /* build id, bytes with the NUL */
+#define SERVICE_BATCH_MAX    16    /* answers in one message; as many fds may come with it */
+#define SERVICE_BATCH_HEAD   1     /* bytes of a BATCH before its parts, */
+#define SERVICE_PART_HEAD    6     /* and of a part before its body */
 
 enum service_type {
     /* supervisor -> worker, on the first connection */
@@ -46,6 +49,7 @@ enum service_type {
     SERVICE_FINISHED = 64, /* answer to ACCEPT */
     SERVICE_FAILED,        /* answer to ACCEPT or PULL */
     SERVICE_DELIVERED,     /* one fd: a connection that the agent accepted; else as FINISHED */
+    SERVICE_BATCH,         /* several of these three in one message; the fds in their order */
 };
 
 enum service_form {
@@ -126,6 +130,19 @@ struct service_failed {
     char text[SERVICE_TEXT_MAX];
 };
 
+/* One answer in a BATCH. */
+struct service_part {
+    uint16_t type; /* FINISHED, FAILED or DELIVERED */
+    size_t size;
+    const uint8_t *body; /* not looked into; in the message */
+};
+
+struct service_batch {
+    uint8_t count;    /* 2 to SERVICE_BATCH_MAX */
+    uint8_t fd_count; /* one for each DELIVERED: follows from the types; not in the message */
+    struct service_part parts[SERVICE_BATCH_MAX];
+};
+
 extern const struct channel_rule service_handshaker_rules[]; /* what a handshaker takes */
 extern const size_t service_handshaker_rule_count;
 extern const struct channel_rule service_worker_rules[]; /* what a worker takes on a channel */
@@ -153,5 +170,7 @@ size_t service_put_finished(const struct service_finished *m, void *buffer, size
 bool service_get_finished(struct service_finished *m, const void *body, size_t size);
 size_t service_put_failed(const struct service_failed *m, void *buffer, size_t size);
 bool service_get_failed(struct service_failed *m, const void *body, size_t size);
+size_t service_put_batch(const struct service_batch *m, void *buffer, size_t size);
+bool service_get_batch(struct service_batch *m, const void *body, size_t size);
 
 #endif

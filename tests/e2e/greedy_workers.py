@@ -14,7 +14,7 @@ from e2e import (BUILD, ROOT, SANITIZED, WORKER_USER, Process, Scene, Skip, chec
                  main, tls_connect)
 import hostile  # noqa: E402
 
-SERVICE_WELCOME, SERVICE_DENIED, SERVICE_CHANNEL, SERVICE_ACCEPT, SERVICE_PULL, SERVICE_DELIVERED = 1, 4, 3, 32, 33, 66
+SERVICE_WELCOME, SERVICE_DENIED, SERVICE_CHANNEL, SERVICE_ACCEPT, SERVICE_PULL, SERVICE_DELIVERED, SERVICE_BATCH = 1, 4, 3, 32, 33, 66, 67
 OURS = ["root"] if ROOT else []
 
 
@@ -177,10 +177,12 @@ def read_deliveries(channels):
         channel.setblocking(False)
         try:
             while True:
-                data, fds, _, _ = socket.recv_fds(channel, 70000, 4)
-                check(data and struct.unpack(">H", data[:2])[0] == SERVICE_DELIVERED and len(fds) == 1, "a delivery")
-                os.close(fds[0])
-                count += 1
+                data, fds, _, _ = socket.recv_fds(channel, 70000, 16)
+                kind = struct.unpack(">H", data[:2])[0] if data else 0
+                check(kind == SERVICE_DELIVERED and len(fds) == 1 or kind == SERVICE_BATCH and len(fds) == data[2], "deliveries")
+                for fd in fds:
+                    os.close(fd)
+                count += len(fds)
         except BlockingIOError:
             pass
     return count

@@ -21,13 +21,14 @@ fuzz_service(const uint8_t *data, size_t size)
         struct service_context context;
         struct service_channel channel;
         struct service_denied denied;
+        struct service_batch batch;
     } m;
 
     if (size == 0 || body_size > CHANNEL_BODY_MAX)
         return;
     body = fuzz_copy(data + 1, body_size);
     memset(&m, 0, sizeof(m));
-    switch (data[0] % 9) {
+    switch (data[0] % 10) {
     case 0:
         understood = service_get_accept(&m.accept, body, body_size);
         if (understood)
@@ -72,6 +73,11 @@ fuzz_service(const uint8_t *data, size_t size)
         understood = service_get_denied(&m.denied, body, body_size);
         if (understood)
             again = service_put_denied(&m.denied, out, sizeof(out));
+        break;
+    case 9:
+        understood = service_get_batch(&m.batch, body, body_size);
+        if (understood)
+            again = service_put_batch(&m.batch, out, sizeof(out));
         break;
     default:
         break;

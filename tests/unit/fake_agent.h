@@ -283,6 +283,30 @@ fake_fail(const struct fake *fake, int cell, uint32_t id, uint8_t reason, uint8_
                      CHANNEL_OK);
 }
 
+/* Several answers in one message, with fd so many times. A part with an id is FINISHED. */
+static inline enum channel_result
+fake_send_batch(const struct fake *fake, int cell, const uint32_t *ids, size_t count, int fd,
+                size_t fds_sent)
+{
+    static _Thread_local uint8_t bodies[SERVICE_BATCH_MAX][512], body[CHANNEL_BODY_MAX];
+    struct service_batch batch = {.count = (uint8_t)count};
+    int fds[CHANNEL_FDS_MAX];
+
+    for (size_t i = 0; i < count; i++) {
+        struct service_finished said = fake_facts("www");
+
+        said.id = ids[i];
+        batch.parts[i].type = ids[i] != 0 ? SERVICE_FINISHED : SERVICE_DELIVERED;
+        batch.parts[i].body = bodies[i];
+        batch.parts[i].size = service_put_finished(&said, bodies[i], sizeof(bodies[i]));
+        ck_assert_uint_gt(batch.parts[i].size, 0);
+    }
+    for (size_t i = 0; i < fds_sent; i++)
+        fds[i] = fd;
+    return channel_send(fake->cells[cell], SERVICE_BATCH, body,
+                        service_put_batch(&batch, body, sizeof(body)), fds, fds_sent);
+}
+
 /* A connected TCP pair: [0] is the server's end. */
 static inline void
 tcp_pair(int pair[2])

@@ -1,4 +1,6 @@
 /* test_client.c: libtlsagent against an agent that the test plays. */
+#include <sys/stat.h>
+
 #include "tests/unit/fake_agent.h"
 
 #include <malloc.h>
@@ -764,6 +766,34 @@ START_TEST(what_was_finished_before_the_death_is_finished)
 }
 END_TEST
 
+/* Only the cell dies, with a request that it has not read: the kernel tells of the end first. */
+START_TEST(what_was_finished_before_its_cell_died_is_finished)
+{
+    struct tlsagent *agent = open_greeted(&fake, 1);
+    struct tlsagent_conn *first, *second, *conn;
+    struct fake_request request;
+    int pair[2];
+
+    unix_pair(pair);
+    first = begin(agent, "www", pair[0]);
+    second = begin(agent, "www", pair[0]);
+    request = fake_expect(&fake, 0, SERVICE_ACCEPT);
+    close(request.fd);
+    fake_finish(&fake, 0, request.accept.id, "www");
+    close_fd(&fake.cells[0]);
+    for (int i = 0; i < 2; i++) {
+        conn = next_finished(agent);
+        ck_assert_int_eq(tlsagent_handshake(conn), conn == first ? 0 : -1);
+    }
+    ck_assert_int_eq(tlsagent_error_code(second), TLSAGENT_E_RETRY);
+    tlsagent_abandon(first);
+    tlsagent_abandon(second);
+    tlsagent_free(agent);
+    close(pair[0]);
+    close(pair[1]);
+}
+END_TEST
+
 START_TEST(untouched_handshake_goes_to_another_cell)
 {
     struct tlsagent *agent = open_greeted(&fake, 4);
@@ -948,15 +978,14 @@ START_TEST(credits_are_what_the_caller_can_take)
 
     for (int i = 0; i < 3; i++) {
         tcp_pair(pairs[i]);
-        set_nonblocking(pairs[i][0]); /* as a handshaker may have it */
         deliver(0, pairs[i][0]);
         close(pairs[i][0]);
     }
     for (int i = 0; i < 3; i++) {
         conns[i] = next_finished(agent);
-        /* A new credit for each that was taken; of five, two at a time. */
-        if (i == 1)
-            ck_assert_uint_eq(fake_expect(&fake, 0, SERVICE_PULL).pull.credits, 2);
+        /* A new credit for each that was taken; of five, three at a time. */
+        if (i == 2)
+            ck_assert_uint_eq(fake_expect(&fake, 0, SERVICE_PULL).pull.credits, 3);
         ck_assert_int_eq(is_readable(fake.cells[0], 0), 0);
         ck_assert_int_eq(tlsagent_handshake(conns[i]), 0);
         ck_assert_int_eq(fcntl(tlsagent_conn_fd(conns[i]), F_GETFL) & O_NONBLOCK, 0);
@@ -975,6 +1004,72 @@ START_TEST(credits_are_what_the_caller_can_take)
     tlsagent_close(conns[2]);
     for (int i = 0; i < 3; i++)
         close(pairs[i][1]);
+}
+END_TEST
+
+/* Several in one message: each is what it would have been alone, and the handle's descriptor is
+ * readable until the last one has been fetched. */
+START_TEST(answers_may_come_together)
+{
+    struct tlsagent *agent = open_greeted(&fake, 1);
+    struct tlsagent_conn *asked, *conn, *delivered[3] = {NULL};
+    struct fake_request request;
+    uint32_t ids[4] = {0};
+    int pair[2], connection[2];
+    size_t count = 0;
+    struct stat first, other;
+
+    ck_assert_int_eq(tlsagent_pull(agent, "www", 3), 0);
+    fake_expect(&fake, 0, SERVICE_PULL);
+    unix_pair(pair);
+    tcp_pair(connection);
+    asked = begin(agent, "www", pair[0]);
+    request = fake_expect(&fake, 0, SERVICE_ACCEPT);
+    close(request.fd);
+    ids[1] = request.accept.id;
+    ck_assert_int_eq(fake_send_batch(&fake, 0, ids, 4, connection[0], 3), CHANNEL_OK);
+    for (int i = 0; i < 4; i++) {
+        ck_assert_int_eq(is_readable(tlsagent_fd(agent), FAKE_PATIENT), 1);
+        conn = tlsagent_next(agent);
+        ck_assert_ptr_nonnull(conn);
+        ck_assert_int_eq(conn == asked, i == 1);
+        ck_assert_int_eq(tlsagent_handshake(conn), 0);
+        if (conn != asked)
+            delivered[count++] = conn;
+    }
+    ck_assert_int_eq(is_readable(tlsagent_fd(agent), 0), 0);
+    ck_assert_ptr_null(tlsagent_next(agent));
+    ck_assert_int_eq(fstat(connection[0], &first), 0);
+    for (size_t i = 0; i < count; i++) {
+        ck_assert_int_eq(fstat(tlsagent_conn_fd(delivered[i]), &other), 0);
+        ck_assert_uint_eq(first.st_ino, other.st_ino);
+        tlsagent_abandon(delivered[i]);
+    }
+    tlsagent_abandon(asked);
+    tlsagent_free(agent);
+    for (int i = 0; i < 2; i++) {
+        close(pair[i]);
+        close(connection[i]);
+    }
+}
+END_TEST
+
+/* Those that the caller has not fetched are closed with the handle. */
+START_TEST(what_came_together_goes_with_the_handle)
+{
+    struct tlsagent *agent = open_greeted(&fake, 1);
+    uint32_t ids[8] = {0};
+    int connection[2], fds = count_fds();
+
+    ck_assert_int_eq(tlsagent_pull(agent, "www", 8), 0);
+    fake_expect(&fake, 0, SERVICE_PULL);
+    tcp_pair(connection);
+    ck_assert_int_eq(fake_send_batch(&fake, 0, ids, 8, connection[0], 8), CHANNEL_OK);
+    tlsagent_abandon(next_finished(agent));
+    ck_assert_int_eq(count_fds(), fds + 2 + 7);
+    tlsagent_free(agent);
+    close(connection[0]);
+    close(connection[1]);
 }
 END_TEST
 
@@ -1411,6 +1506,9 @@ main(void)
     tcase_add_test(cases, wrong_arguments_are_told);
     tcase_add_test(cases, dead_agent_fails_handshakes_at_once_and_comes_back);
     tcase_add_test(cases, what_was_finished_before_the_death_is_finished);
+    tcase_add_test(cases, what_was_finished_before_its_cell_died_is_finished);
+    tcase_add_test(cases, answers_may_come_together);
+    tcase_add_test(cases, what_came_together_goes_with_the_handle);
     tcase_add_loop_test(cases, untouched_handshake_goes_to_another_cell, 0, 4);
     tcase_add_loop_test(cases, touched_handshake_is_not_tried_again, 0, 3);
     tcase_add_loop_test(cases, replacement_channel_takes_over, 0, 2);

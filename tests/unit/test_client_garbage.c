@@ -227,11 +227,120 @@ delivered_pipe(uint32_t id)
     close(pipes[1]);
 }
 
+/* So many DELIVERED in one message, with so many fds; behind them a FINISHED that would be right.
+ */
+static void
+send_batch(uint32_t id, size_t connections, size_t fds)
+{
+    uint32_t ids[SERVICE_BATCH_MAX] = {0};
+    int pair[2];
+
+    ids[connections] = id;
+    unix_pair(pair);
+    ck_assert_int_eq(fake_send_batch(&fake, 0, ids, connections + 1, pair[0], fds), CHANNEL_OK);
+    close(pair[0]);
+    close(pair[1]);
+}
+
 static void
 delivered_too_many(uint32_t id)
 {
-    delivered_unasked(id);
-    delivered_unasked(id);
+    send_batch(id, 2, 2);
+}
+
+static void
+batch_with_fds_missing(uint32_t id)
+{
+    send_batch(id, 5, 4);
+}
+
+static void
+batch_with_a_surplus_fd(uint32_t id)
+{
+    send_batch(id, 5, 6);
+}
+
+static void
+batch_with_fds_for_none(uint32_t id)
+{
+    uint32_t ids[2] = {id, id};
+
+    ck_assert_int_eq(fake_send_batch(&fake, 0, ids, 2, fake.listener, 16), CHANNEL_OK);
+}
+
+static void
+batch_with_seventeen_fds(uint32_t id)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(17 * sizeof(int))];
+    } control;
+    uint8_t packet[64] = {0, SERVICE_BATCH, 2};
+    struct iovec part = {packet, sizeof(packet)};
+    struct msghdr message = {.msg_iov = &part,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof(control.bytes)};
+    struct cmsghdr *rights;
+
+    (void)id;
+    memset(&control, 0, sizeof(control));
+    rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(17 * sizeof(int));
+    for (size_t i = 0; i < 17; i++)
+        memcpy(CMSG_DATA(rights) + i * sizeof(int), &fake.listener, sizeof(int));
+    ck_assert_int_eq((int)sendmsg(fake.cells[0], &message, MSG_NOSIGNAL), sizeof(packet));
+}
+
+/* The body of a batch whose count, or whose first part's size, is a lie. */
+static void
+send_lying_batch(uint32_t id, size_t at, uint8_t value)
+{
+    uint8_t body[1 + 2 * (SERVICE_PART_HEAD + 64)];
+    struct service_failed failed = {.id = id, .reason = SERVICE_BUSY, .alert = 255};
+    struct service_batch batch = {.count = 2};
+    uint8_t one[64];
+    size_t size = service_put_failed(&failed, one, sizeof(one));
+
+    for (size_t i = 0; i < 2; i++)
+        batch.parts[i] = (struct service_part){SERVICE_FAILED, size, one};
+    size = service_put_batch(&batch, body, sizeof(body));
+    body[at] = value;
+    send_raw(fake.cells[0], SERVICE_BATCH, body, size, NULL, 0);
+}
+
+static void
+batch_of_fewer_than_it_says(uint32_t id)
+{
+    send_lying_batch(id, 0, 3);
+}
+
+static void
+batch_of_more_than_it_says(uint32_t id)
+{
+    send_lying_batch(id, 0, 1);
+}
+
+static void
+batch_with_a_part_beyond_its_end(uint32_t id)
+{
+    send_lying_batch(id, 3, 0x40); /* 1 GB */
+}
+
+static void
+batch_in_a_batch(uint32_t id)
+{
+    send_lying_batch(id, 2, SERVICE_BATCH);
+}
+
+static void
+batch_answers_twice(uint32_t id)
+{
+    uint32_t ids[3] = {id + 1, id, id};
+
+    ck_assert_int_eq(fake_send_batch(&fake, 0, ids, 3, -1, 0), CHANNEL_OK);
 }
 
 static const struct {
@@ -259,8 +368,17 @@ static const struct {
     {delivered_unasked, 0, "nobody asked"},
     {delivered_with_an_id, 1, "nobody asked"},
     {delivered_without_fd, 1, "carries 0 fds"},
-    {delivered_pipe, 1, "not a connected stream socket"},
+    {delivered_pipe, 1, "not a stream socket"},
     {delivered_too_many, 1, "nobody asked"},
+    {batch_with_fds_missing, 6, "5 connections with 4 fds"},
+    {batch_with_a_surplus_fd, 6, "5 connections with 6 fds"},
+    {batch_with_fds_for_none, 1, "0 connections with 16 fds"},
+    {batch_with_seventeen_fds, 1, "carries 17 fds"},
+    {batch_of_fewer_than_it_says, 0, "malformed batch"},
+    {batch_of_more_than_it_says, 0, "malformed batch"},
+    {batch_with_a_part_beyond_its_end, 0, "malformed batch"},
+    {batch_in_a_batch, 0, "malformed batch"},
+    {batch_answers_twice, 0, "nobody asked"},
 };
 
 START_TEST(garbage_on_a_channel_costs_that_channel)

@@ -23,6 +23,7 @@ union any {
     struct service_cancel cancel;
     struct service_finished finished;
     struct service_failed failed;
+    struct service_batch batch;
 };
 
 #define ADAPT(name)                                                                                \
@@ -43,6 +44,7 @@ ADAPT(pull)
 ADAPT(cancel)
 ADAPT(finished)
 ADAPT(failed)
+ADAPT(batch)
 
 static void
 fill_text(char *text, size_t size, bool full)
@@ -96,6 +98,13 @@ fill(union any *m, uint16_t type, bool full)
         m->failed.alert = 255;
         fill_text(m->failed.text, sizeof(m->failed.text), full);
         break;
+    case SERVICE_BATCH:
+        m->batch.count = full ? SERVICE_BATCH_MAX : 2;
+        for (size_t i = 0; i < m->batch.count; i++)
+            m->batch.parts[i] = (struct service_part){.type = (uint16_t)(SERVICE_FINISHED + i % 3),
+                                                      .size = full ? 4000 : 8,
+                                                      .body = bytes};
+        break;
     default:
         m->finished.id = 0x01020304;
         m->finished.form = SERVICE_FORM_RECORDS;
@@ -142,6 +151,7 @@ static const struct {
     {SERVICE_FAILED, put_failed, get_failed, service_worker_rules, &service_worker_rule_count},
     {SERVICE_DELIVERED, put_finished, get_finished, service_worker_rules,
      &service_worker_rule_count},
+    {SERVICE_BATCH, put_batch, get_batch, service_worker_rules, &service_worker_rule_count},
 };
 
 #define MESSAGES ((int)(sizeof(messages) / sizeof(messages[0])))
@@ -230,6 +240,24 @@ START_TEST(no_room_is_noticed)
 }
 END_TEST
 
+static void
+check_batch(const struct service_batch *batch, const uint8_t *bytes, size_t size)
+{
+    size_t connections = 0;
+
+    ck_assert_uint_ge(batch->count, 2);
+    ck_assert_uint_le(batch->count, SERVICE_BATCH_MAX);
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct service_part *part = &batch->parts[i];
+
+        ck_assert(part->body >= bytes && part->body + part->size <= bytes + size);
+        ck_assert_uint_ge(part->type, SERVICE_FINISHED);
+        ck_assert_uint_le(part->type, SERVICE_DELIVERED);
+        connections += part->type == SERVICE_DELIVERED;
+    }
+    ck_assert_uint_eq(batch->fd_count, connections);
+}
+
 /* Every byte set to every value: decoded or refused, never beyond the message; and what was
  * decoded keeps to the limits that the receivers rely on. */
 START_TEST(any_byte_may_be_anything)
@@ -245,7 +273,11 @@ START_TEST(any_byte_may_be_anything)
         for (int value = 0; value < 256; value++) {
             memcpy(exact, body, size);
             exact[at] = (uint8_t)value;
-            if (!messages[_i].get(&m, exact, size) || messages[_i].get != get_finished)
+            if (!messages[_i].get(&m, exact, size))
+                continue;
+            if (messages[_i].get == get_batch)
+                check_batch(&m.batch, exact, size);
+            if (messages[_i].get != get_finished)
                 continue;
             ck_assert_ptr_nonnull(traffic_suite_find(m.finished.state.suite));
             ck_assert_uint_le(m.finished.early_size, SERVICE_EARLY_MAX);
@@ -279,20 +311,26 @@ enum spoiled {
     REASON_0,
     REASON_9,
     RETRYABLE_2,
+    BATCH_OF_0,
+    BATCH_OF_1,
+    BATCH_IN_BATCH,
+    BATCH_OF_REQUESTS,
 };
 
 static const struct {
     enum spoiled what;
     uint16_t type;
 } impossible[] = {
-    {LISTENS_2, SERVICE_CONTEXT},    {FORMS_0, SERVICE_ACCEPT},
-    {FORMS_8, SERVICE_ACCEPT},       {PULL_FORMS_0, SERVICE_PULL},
-    {PULL_FORMS_8, SERVICE_PULL},    {FORM_0, SERVICE_FINISHED},
-    {FORM_STREAM, SERVICE_FINISHED}, {FORM_BOTH, SERVICE_FINISHED},
-    {RESUMED_2, SERVICE_FINISHED},   {SUITE_UNKNOWN, SERVICE_FINISHED},
-    {FRAGMENT_0, SERVICE_FINISHED},  {FRAGMENT_LONG, SERVICE_FINISHED},
-    {REASON_0, SERVICE_FAILED},      {REASON_9, SERVICE_FAILED},
-    {RETRYABLE_2, SERVICE_FAILED},
+    {LISTENS_2, SERVICE_CONTEXT},       {FORMS_0, SERVICE_ACCEPT},
+    {FORMS_8, SERVICE_ACCEPT},          {PULL_FORMS_0, SERVICE_PULL},
+    {PULL_FORMS_8, SERVICE_PULL},       {FORM_0, SERVICE_FINISHED},
+    {FORM_STREAM, SERVICE_FINISHED},    {FORM_BOTH, SERVICE_FINISHED},
+    {RESUMED_2, SERVICE_FINISHED},      {SUITE_UNKNOWN, SERVICE_FINISHED},
+    {FRAGMENT_0, SERVICE_FINISHED},     {FRAGMENT_LONG, SERVICE_FINISHED},
+    {REASON_0, SERVICE_FAILED},         {REASON_9, SERVICE_FAILED},
+    {RETRYABLE_2, SERVICE_FAILED},      {BATCH_OF_0, SERVICE_BATCH},
+    {BATCH_OF_1, SERVICE_BATCH},        {BATCH_IN_BATCH, SERVICE_BATCH},
+    {BATCH_OF_REQUESTS, SERVICE_BATCH},
 };
 
 static void
@@ -344,6 +382,18 @@ spoil(union any *m, enum spoiled what)
     case RETRYABLE_2:
         m->failed.retryable = 2;
         break;
+    case BATCH_OF_0:
+        m->batch.count = 0;
+        break;
+    case BATCH_OF_1:
+        m->batch.count = 1;
+        break;
+    case BATCH_IN_BATCH:
+        m->batch.parts[1].type = SERVICE_BATCH;
+        break;
+    case BATCH_OF_REQUESTS:
+        m->batch.parts[0].type = SERVICE_ACCEPT;
+        break;
     }
 }
 
@@ -363,6 +413,23 @@ START_TEST(impossible_value_is_refused)
     size = messages[index].put(&m, body, ROOM);
     ck_assert_uint_gt(size, 0);
     ck_assert(!messages[index].get(&m, body, size));
+}
+END_TEST
+
+/* One part more than there is room for where it is decoded. */
+START_TEST(batch_keeps_its_limit)
+{
+    union any m;
+    size_t size;
+
+    fill(&m, SERVICE_BATCH, true);
+    size = put_batch(&m, body, ROOM);
+    ck_assert(get_batch(&m, body, size));
+    memcpy(body + size, "\0\x41\0\0\0\0", SERVICE_PART_HEAD);
+    size += SERVICE_PART_HEAD;
+    ck_assert(!get_batch(&m, body, size)); /* the count says that there is none */
+    body[0]++;
+    ck_assert(!get_batch(&m, body, size));
 }
 END_TEST
 
@@ -420,6 +487,7 @@ main(void)
     tcase_add_loop_test(cases, any_byte_may_be_anything, 0, MESSAGES);
     tcase_add_loop_test(cases, impossible_value_is_refused, 0,
                         sizeof(impossible) / sizeof(impossible[0]));
+    tcase_add_test(cases, batch_keeps_its_limit);
     tcase_add_test(cases, lists_and_texts_keep_their_limits);
     suite_add_tcase(suite, cases);
     runner = srunner_create(suite);
