@@ -258,9 +258,9 @@ set_limits(struct cell *cell)
                  cell->capacity, wanted);
 }
 
-/* Without libcrypto's table of all digests and ciphers: whenever it makes an EVP_PKEY_CTX, six times
- * in a handshake, OpenSSL 3.0 walks through every name that it knows. The table is needed for the
- * digests of signatures in clients' certificates; ciphers are found otherwise. */
+/* Without libcrypto's table of all digests and ciphers: whenever it makes an EVP_PKEY_CTX, six
+ * times in a handshake, OpenSSL 3.0 walks through every name that it knows. The table is needed for
+ * the digests of signatures in clients' certificates; ciphers are found otherwise. */
 static bool
 start_openssl(void)
 {
