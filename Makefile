@@ -133,6 +133,7 @@ SOCKET_CALLS := -Wl,--wrap=setsockopt,--wrap=getsockopt,--wrap=sendmsg,--wrap=re
 $(BUILD)/tests/unit/test_kernel_tls: WRAPPED := $(SOCKET_CALLS) -Wl,--wrap=identity_context
 # ... or the fuzz input (tests/fuzz/played_kernel.h).
 $(patsubst %,$(BUILD)/tests/%,unit/test_corpus_kernel fuzz/fuzz_kernel fuzz/fuzz_move): WRAPPED := $(SOCKET_CALLS)
+$(BUILD)/tests/unit/test_random: WRAPPED := -Wl,--wrap=getrandom
 # The real sandbox; only these programs can leave layers out, to see what the others hold.
 ATTACKS := $(addprefix $(BUILD)/tests/sandbox/test_,attacks layers filters)
 WRAPPED_LAYERS := seccomp_enter landlock_enter namespace_enter privilege_bound privilege_lock privilege_become \

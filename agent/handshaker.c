@@ -9,7 +9,6 @@
  * handshake.c (one of them), export.c and outbox.c (what leaves).
  */
 #include <errno.h>
-#include <openssl/rand.h>
 #include <openssl/ssl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +26,7 @@
 #include "agent/log.h"
 #include "agent/proxykey.h"
 #include "agent/proxyticket.h"
+#include "agent/random.h"
 #include "agent/roles.h"
 #include "agent/selftest.h"
 #include "agent/sessions.h"
@@ -270,7 +270,7 @@ start_openssl(void)
     return OPENSSL_init_crypto(options, NULL) == 1 && EVP_add_digest(EVP_sha1()) == 1 &&
            EVP_add_digest(EVP_sha224()) == 1 && EVP_add_digest(EVP_sha256()) == 1 &&
            EVP_add_digest(EVP_sha384()) == 1 && EVP_add_digest(EVP_sha512()) == 1 &&
-           OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) == 1 && RAND_status() == 1;
+           OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) == 1;
 }
 
 static struct handshaker handshaker; /* one per process; too large for the stack */
@@ -301,6 +301,8 @@ handshaker_main(const struct role_args *args)
         log_bug("libcrypto was used before its memory could be taken over");
     if (!start_openssl())
         log_die("OpenSSL does not start");
+    if (random_load(&error) == -1)
+        log_die("%s", error.text);
     tzset(); /* libcrypto's gmtime_r() would open a file for it, after we can no longer */
     cell->buffer = malloc(CHANNEL_BUFFER_SIZE);
     if (cell->buffer == NULL)

@@ -26,6 +26,7 @@
 #include "agent/keyring.h"
 #include "agent/log.h"
 #include "agent/onetime.h"
+#include "agent/random.h"
 #include "agent/roles.h"
 #include "agent/ticket.h"
 #include "protocol/control.h"
@@ -493,6 +494,8 @@ prepare(void)
     /* No configuration file of whoever's may put other code into this process. */
     if (OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ATEXIT, NULL) != 1)
         log_die("libcrypto does not start");
+    if (random_load(&error) == -1)
+        log_die("%s", error.text);
     keeper.keyring = keyring_new(keeper.secret, cached, &error);
     if (keeper.keyring == NULL)
         log_die("%s", error.text);
