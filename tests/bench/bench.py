@@ -9,6 +9,7 @@ CPU, the load program to the others. What the load program did not find as it wa
 not, number of tickets, bytes) is a failure, and a round with a failure is an error.
 """
 import argparse
+import contextlib
 import datetime
 import json
 import math
@@ -25,10 +26,11 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import plots  # noqa: E402
 from sides import (CONNECTIONS, DESCRIPTORS, GROUP, LARGE, LOAD_CPUS, OURS, PEERS, PIECES, SERVER_CPUS, SMALL, Load, Scene,
-                   on_cpus, start, suite)  # noqa: E402
+                   on_cpus, share_of_cpus, start, suite)  # noqa: E402
 
 EVERYBODY = (*OURS, "in-process", *PEERS)
 CONCURRENCY = 16
+SHARE = 0.3  # of the servers' CPU, where the server is to be what limits: our client needs more CPU than any server
 
 
 def say(*words):
@@ -56,11 +58,14 @@ def noise(values):
 
 # ---- one batch ----
 
-def run_batch(load, count, per):
-    """Returns {"cost": CPU microseconds per unit, "roles": {name: the same}, and what the load program said}."""
+def run_batch(load, count, per, share=None):
+    """Returns {"cost": CPU microseconds per unit, "roles": {name: the same}, and what the load program said}. share: of the
+    servers' CPU; then also {"busy": how much of that the server used}."""
+    spent = share.spent() if share else 0
     before = load.side.cpu()
     said = load.batch(count)
     after = load.side.cpu()
+    spent = share.spent() - spent if share else 0
     if said["failed"]:
         raise AssertionError(f"{load.side.name}: {said['failed']} of {said['done']} failed: {said['failure']}")
     units = per(said)
@@ -68,16 +73,17 @@ def run_batch(load, count, per):
     for pid, seconds in after.items():
         name = load.side.processes[pid]
         roles[name] = roles.get(name, 0) + (seconds - before[pid]) * 1e6 / units
-    return {**said, "cost": sum(roles.values()), "roles": roles}
+    busy = (sum(after.values()) - sum(before.values())) / (said["seconds"] - spent)
+    return {**said, "cost": sum(roles.values()), "roles": roles, "busy": busy}
 
 
-def rounds_of(loads, count, rounds, per):
+def rounds_of(loads, count, rounds, per, share=None):
     """{name: [batch, ...]}, round by round."""
     names = list(loads)
     batches = {name: [] for name in names}
     for number in range(rounds):
         for name in names[number % len(names):] + names[:number % len(names)]:
-            batches[name].append(run_batch(loads[name], count, per))
+            batches[name].append(run_batch(loads[name], count, per, share))
     return batches
 
 
@@ -136,20 +142,43 @@ class Bench:
                                           for name, ratio in others.items()))
         return batches
 
-    # (a), and from the same batches (c): their times, that is, the inverse of handshakes per second of one core
+    # (a)
     def full(self):
         kinds = [("p256", 13), ("rsa", 13), ("p256", 12), ("rsa", 12)]
         for key, version in kinds[:2] if self.quick else kinds:
             title = f"full handshake, TLS 1.{version - 10}, {KEY_NAMES[key]}"
-            batches = self.measure(title, key, handshake_options(key, version), 150 if key == "rsa" else 300)
-            if key == "p256" and version == 13:
-                self.results[f"time of many: {title}, all server processes on one CPU"] = report(batches, "seconds")
+            self.measure(title, key, handshake_options(key, version), 150 if key == "rsa" else 300)
 
     def defaults(self):
         """Each side with what it and OpenSSL's client choose by themselves."""
         if not self.quick:
             self.measure("full handshake, whatever is negotiated, P-256", "p256",
                          ["--concurrency", CONCURRENCY], 300)
+
+    # (c)
+    def capacity(self):
+        """The time of many handshakes, the inverse of handshakes per second, where the server is what limits: all processes of
+        a side on one CPU, of which they have a share, so that the client keeps up. The results say how busy they were."""
+        title = "time of many full handshakes, TLS 1.3, P-256, the servers' CPU saturated"
+        say(f"{title} ...")
+        options = [*handshake_options("p256", 13), "--concurrency", 64]
+        with Scene() as scene, contextlib.ExitStack() as stack:
+            loads = {name: Load(start(scene, name, "p256"), *options) for name in self.sides()}
+            try:
+                share = stack.enter_context(share_of_cpus(SHARE))
+            except PermissionError as error:
+                self.results["capacity"] = {"not measured": str(error)}
+                say(f"   {error}")
+                return
+            batches = rounds_of(loads, 300, self.rounds, lambda said: said["done"], share)
+            for load in loads.values():
+                load.stop()
+        busy = {name: statistics.median(batch["busy"] for batch in list_) for name, list_ in batches.items()}
+        self.results[title] = {**report(batches, "seconds"), "busy": busy, "share": SHARE}
+        for ours in OURS:
+            say(f"   {ours}: " + ", ".join(f"{name} {ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})"
+                                          for name, ratio in self.results[title]["ratios"][ours].items()))
+        say("   busy: " + ", ".join(f"{name} {value:.2f}" for name, value in busy.items()))
 
     # (b)
     def resumed(self):
@@ -227,13 +256,14 @@ class Bench:
 
     # (g)
     def memory(self):
-        count = 1000 if self.quick else min(CONNECTIONS, DESCRIPTORS // 2 - 100)
+        """Two processes each: hitch and stunnel have two descriptors for a connection, and one process not enough."""
+        count = 1000 if self.quick else min(CONNECTIONS, DESCRIPTORS * 3 // 4)
         title = f"memory of {count} idle connections"
         say(f"{title} ...")
         result = {}
         for name in self.sides():
             with Scene() as scene:
-                side = start(scene, name, "p256")
+                side = start(scene, name, "p256", count=2)
                 warm = Load(side, "--mode", "handshake", "--version", 13, "--concurrency", 64)
                 warm.batch(500)
                 warm.stop()
@@ -374,7 +404,7 @@ def versions():
             "commit": first("git", "rev-parse", "--short", "HEAD")}
 
 
-MEASURES = ("generator", "full", "defaults", "resumed", "latency", "bulk", "kernel", "relayed", "requests", "memory", "killed", "pieces")
+MEASURES = ("generator", "full", "capacity", "defaults", "resumed", "latency", "bulk", "kernel", "relayed", "requests", "memory", "killed", "pieces")
 
 
 def main():

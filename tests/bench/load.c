@@ -2,7 +2,7 @@
  * load.c: the benchmark's client: many TLS connections in one epoll loop. Its own CPU is not
  * measured.
  *
- *   load PORT [options]
+ *   load PORT[,PORT...] [options]   connections take turns at the ports
  *     --mode handshake   connect, handshake, no request, close (default)
  *            latency     the same, one after another, with a request and its answer in between
  *            request     on connections that stay: GET /bytes/SIZE, again and again
@@ -20,14 +20,10 @@
  * body counted, and that the server closes when we have closed. What is not as it was asked for
  * counts as failed.
  */
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/epoll.h>
-#include <sys/resource.h>
-
-#include "tests/peers/peer.h"
+#include "tests/peers/many.h"
 
 #define SESSIONS_MAX 4096
+#define PORTS_MAX    4
 #define PIECE        16384
 #define QUIET_MS     20000 /* nothing at all for so long: give up */
 
@@ -49,10 +45,8 @@ enum phase {
 };
 
 struct connection {
-    SSL *ssl;
-    int fd;
+    struct many many;
     enum phase phase;
-    uint32_t events;
     unsigned tickets;
     bool resumes;
     double started, request_started;
@@ -66,7 +60,7 @@ struct connection {
 
 static struct {
     enum mode mode;
-    int port, version, epoll;
+    int ports[PORTS_MAX], port_count, version;
     const char *suite, *group;
     bool resume, measured;
     int tickets; /* -1: not checked */
@@ -101,44 +95,19 @@ keep_session(SSL *ssl, SSL_SESSION *session)
 }
 
 static void
-watch(struct connection *connection, uint32_t events)
-{
-    struct epoll_event event = {.events = events, .data.ptr = connection};
-
-    if (connection->events == events)
-        return;
-    CHECK(epoll_ctl(load.epoll, connection->events == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD,
-                    connection->fd, &event) == 0,
-          "epoll_ctl: %s", strerror(errno));
-    connection->events = events;
-}
-
-static void
 connection_start(void)
 {
     struct connection *connection = calloc(1, sizeof(*connection));
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_port = htons((uint16_t)load.port),
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 
     CHECK(connection != NULL, "no memory");
     connection->started = peer_seconds();
-    connection->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    CHECK(connection->fd != -1, "socket: %s", strerror(errno));
-    setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-    if (connect(connection->fd, (struct sockaddr *)&address, sizeof(address)) == -1)
-        CHECK(errno == EINPROGRESS, "connect: %s", strerror(errno));
-    connection->ssl = SSL_new(load.ctx);
-    CHECK(connection->ssl != NULL, "no memory");
-    SSL_set_app_data(connection->ssl, connection);
-    SSL_set_fd(connection->ssl, connection->fd);
-    SSL_set_tlsext_host_name(connection->ssl, "localhost");
-    SSL_set_connect_state(connection->ssl);
+    many_connect(&connection->many, load.ctx, load.ports[load.started % (unsigned)load.port_count]);
+    SSL_set_app_data(connection->many.ssl, connection);
     if (load.resume && load.session_count > 0) {
         SSL_SESSION *session = load.sessions[--load.session_count];
 
         connection->resumes = true;
-        SSL_set_session(connection->ssl, session);
+        SSL_set_session(connection->many.ssl, session);
         /* A TLS 1.2 server need not send a new ticket: the old one is good again. */
         if (load.version == 12)
             load.sessions[load.session_count++] = session;
@@ -147,7 +116,6 @@ connection_start(void)
     }
     load.started++;
     load.open++;
-    watch(connection, EPOLLOUT);
 }
 
 /* failure: NULL if all was well. */
@@ -163,34 +131,19 @@ connection_end(struct connection *connection, const char *failure)
     }
     ERR_clear_error();
     /* Marked as closed, whatever came: else OpenSSL makes the session useless. */
-    SSL_set_shutdown(connection->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
-    SSL_free(connection->ssl);
-    close(connection->fd);
+    SSL_set_shutdown(connection->many.ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
+    SSL_free(connection->many.ssl);
+    close(connection->many.fd);
     free(connection);
     load.open--;
     load.over++;
-}
-
-static bool
-wait_again(struct connection *connection, int result)
-{
-    switch (SSL_get_error(connection->ssl, result)) {
-    case SSL_ERROR_WANT_READ:
-        watch(connection, EPOLLIN);
-        return true;
-    case SSL_ERROR_WANT_WRITE:
-        watch(connection, EPOLLOUT);
-        return true;
-    default:
-        return false;
-    }
 }
 
 /* What was negotiated must be what was asked for. NULL: it is. */
 static const char *
 check_negotiated(struct connection *connection)
 {
-    SSL *ssl = connection->ssl;
+    SSL *ssl = connection->many.ssl;
     bool resumed = SSL_session_reused(ssl);
     int nid = (int)SSL_get_negotiated_group(ssl);
     const char *group = nid != 0 ? SSL_group_to_name(ssl, nid) : NULL;
@@ -228,13 +181,13 @@ next_request(struct connection *connection)
     if (load.mode == MODE_LATENCY) {
         load.over--; /* connection_end() counts it */
         connection->phase = PHASE_CLOSE;
-        SSL_shutdown(connection->ssl);
+        SSL_shutdown(connection->many.ssl);
     } else if (load.started < load.target) {
         load.started++;
         begin_request(connection);
     } else {
         connection->phase = PHASE_REST;
-        watch(connection, EPOLLIN);
+        many_watch(&connection->many, EPOLLIN);
         connection->next = load.all;
         load.all = connection;
     }
@@ -251,11 +204,11 @@ note_time(double *list, size_t *count, double from)
 static bool
 step_handshake(struct connection *connection)
 {
-    int result = SSL_do_handshake(connection->ssl);
+    int result = SSL_do_handshake(connection->many.ssl);
     const char *fault;
 
     if (result != 1) {
-        if (!wait_again(connection, result))
+        if (!many_waits(&connection->many, result))
             connection_end(connection, "handshake failed");
         return false;
     }
@@ -298,15 +251,15 @@ step_tickets(struct connection *connection)
     int result;
 
     while (connection->tickets < tickets_expected(connection)) {
-        result = SSL_read(connection->ssl, &byte, 1);
-        if (result > 0 || !wait_again(connection, result)) {
+        result = SSL_read(connection->many.ssl, &byte, 1);
+        if (result > 0 || !many_waits(&connection->many, result)) {
             connection_end(connection, "no ticket came");
             return false;
         }
         if (connection->tickets < tickets_expected(connection))
             return false;
     }
-    SSL_shutdown(connection->ssl);
+    SSL_shutdown(connection->many.ssl);
     connection->phase = PHASE_CLOSE;
     return true;
 }
@@ -321,10 +274,10 @@ step_write(struct connection *connection)
             ? (const void *)(load.request + load.request_size - (size_t)(connection->left - body))
             : zeros;
     size_t size = (size_t)(in_head ? connection->left - body : connection->left);
-    int result = SSL_write(connection->ssl, bytes, (int)(size < PIECE ? size : PIECE));
+    int result = SSL_write(connection->many.ssl, bytes, (int)(size < PIECE ? size : PIECE));
 
     if (result <= 0) {
-        if (!wait_again(connection, result))
+        if (!many_waits(&connection->many, result))
             connection_end(connection, "write failed");
         return false;
     }
@@ -370,13 +323,13 @@ step_read(struct connection *connection)
     int result;
 
     if (connection->head_read) {
-        result = SSL_read(connection->ssl, buffer, sizeof(buffer));
+        result = SSL_read(connection->many.ssl, buffer, sizeof(buffer));
     } else {
-        result = SSL_read(connection->ssl, connection->head + connection->head_size,
+        result = SSL_read(connection->many.ssl, connection->head + connection->head_size,
                           (int)(sizeof(connection->head) - 1 - connection->head_size));
     }
     if (result <= 0) {
-        if (!wait_again(connection, result))
+        if (!many_waits(&connection->many, result))
             connection_end(connection, "the answer ended early");
         return false;
     }
@@ -409,12 +362,12 @@ static bool
 step_close(struct connection *connection)
 {
     char bytes[512];
-    ssize_t size = recv(connection->fd, bytes, sizeof(bytes), 0);
+    ssize_t size = recv(connection->many.fd, bytes, sizeof(bytes), 0);
 
     if (size > 0)
         return true;
     if (size == -1 && errno == EAGAIN) {
-        watch(connection, EPOLLIN);
+        many_watch(&connection->many, EPOLLIN);
         return false;
     }
     connection_end(connection, NULL);
@@ -426,13 +379,13 @@ static bool
 step_rest(struct connection *connection)
 {
     char byte;
-    int result = SSL_read(connection->ssl, &byte, 1);
+    int result = SSL_read(connection->many.ssl, &byte, 1);
 
-    if (result <= 0 && wait_again(connection, result))
+    if (result <= 0 && many_waits(&connection->many, result))
         return false;
     load.failed++;
     snprintf(load.failure, sizeof(load.failure), "closed or spoken to while it rested");
-    epoll_ctl(load.epoll, EPOLL_CTL_DEL, connection->fd, NULL);
+    epoll_ctl(many_epoll, EPOLL_CTL_DEL, connection->many.fd, NULL);
     return false;
 }
 
@@ -524,7 +477,7 @@ batch(uint64_t target)
         while (load.started < load.target &&
                (load.mode == MODE_IDLE ? load.started - load.over : load.open) < load.concurrency)
             connection_start();
-        count = epoll_wait(load.epoll, events, 256, QUIET_MS);
+        count = epoll_wait(many_epoll, events, 256, QUIET_MS);
         CHECK(count > 0, "nothing happened for %d ms: %llu open, %llu over", QUIET_MS,
               (unsigned long long)load.open, (unsigned long long)load.over);
         for (int i = 0; i < count; i++)
@@ -580,8 +533,12 @@ read_mode(const char *name)
 static void
 read_options(int argc, char **argv)
 {
-    CHECK(argc >= 2, "usage: load PORT [options]");
-    load.port = atoi(argv[1]);
+    CHECK(argc >= 2, "usage: load PORT[,PORT...] [options]");
+    for (char *word = strtok(argv[1], ","); word != NULL; word = strtok(NULL, ",")) {
+        CHECK(load.port_count < PORTS_MAX, "more than %d ports", PORTS_MAX);
+        load.ports[load.port_count++] = atoi(word);
+    }
+    CHECK(load.port_count > 0, "no port");
     load.tickets = -1;
     load.concurrency = 1;
     for (int i = 2; i < argc; i++) {
@@ -614,13 +571,8 @@ read_options(int argc, char **argv)
 int
 main(int argc, char **argv)
 {
-    struct rlimit files;
     char line[64];
 
-    signal(SIGPIPE, SIG_IGN);
-    getrlimit(RLIMIT_NOFILE, &files);
-    files.rlim_cur = files.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &files);
     read_options(argc, argv);
     make_ctx();
     load.request_size =
@@ -632,8 +584,7 @@ main(int argc, char **argv)
                      : snprintf(load.request, sizeof(load.request),
                                 "GET /bytes/%llu HTTP/1.1\r\nHost: localhost\r\n\r\n",
                                 (unsigned long long)load.size));
-    load.epoll = epoll_create1(EPOLL_CLOEXEC);
-    CHECK(load.epoll != -1, "epoll: %s", strerror(errno));
+    many_begin();
     if (load.mode != MODE_IDLE)
         batch(load.concurrency);
     load.measured = true;

@@ -20,6 +20,31 @@ def ratio_tables(results):
     return lines
 
 
+def negotiated_lines(results):
+    """What every side negotiated, each measure; sides that agree are told together."""
+    lines = []
+    for title, result in results.items():
+        groups = {}
+        for name, got in result.get("negotiated", {}).items():
+            groups.setdefault(", ".join(word for word in (got["version"], got["suite"], got["group"]) if word), []).append(name)
+        if groups:
+            lines.append(f"| {title} | " + "; ".join(f"{what}" + (f": {', '.join(names)}" if len(groups) > 1 else "")
+                                                     for what, names in groups.items()) + " |")
+    return ["What was negotiated, as the client saw it (all sides the same, or by side):", "", "| | |", "|---|---|", *lines, ""] if lines else []
+
+
+def busy_lines(results):
+    lines = []
+    for title, result in results.items():
+        if "busy" in result:
+            lines += [f"In \"{title}\" the servers had {result['share']:.0%} of one CPU, as our client needs more CPU for a handshake than a "
+                      "server. The row holds where all were busy nearly all of that time: "
+                      + ", ".join(f"{name} {value:.0%}" for name, value in result["busy"].items()) + ".", ""]
+    if "capacity" in results:
+        lines += [f"Handshakes per second of one CPU were not measured: {results['capacity']['not measured']}.", ""]
+    return lines
+
+
 def role_lines(results):
     lines = []
     for title, result in results.items():
@@ -68,8 +93,9 @@ def table(data):
              f"{about['date']}, {about['form']} form, {about['rounds']} rounds. Machine: {about['machine']}; Linux {about['kernel']}; "
              f"{about['openssl']}; {about['packages']}. Commit {about['commit']}.", "",
              "Our CPU (or latency) divided by theirs, for the same work: below 1 we are cheaper. Median of the rounds' ratios, with "
-             "its 95 % interval (5 rounds: 94 %). All our processes are counted. How it is measured: `tests/bench/bench.py`.", ""]
-    lines += ratio_tables(results) + role_lines(results) + memory_lines(results) + killed_lines(results)
+             "its 95 % interval (5 rounds: 94 %). All our processes are counted. All servers run on one CPU, the client on another. How it is measured: `tests/bench/bench.py`.", ""]
+    lines += (ratio_tables(results) + busy_lines(results) + negotiated_lines(results) + role_lines(results) + memory_lines(results)
+              + killed_lines(results))
     noises = [value for result in results.values() for value in result.get("noise", {}).values()]
     if noises:
         lines += [f"Noise: the middle half of one side's rounds is {min(noises):.0%} to {max(noises):.0%} of its median wide: the machine was "

@@ -28,7 +28,7 @@ CONNECTIONS = 10000  # that a side must be able to hold
 
 
 def descriptors():
-    """Room for them, if that is permitted: haproxy wants two for each, whether it needs them or not."""
+    """Room for two descriptors each, if that is permitted."""
     wanted = 2 * CONNECTIONS + 4000
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
@@ -64,6 +64,56 @@ class on_cpus:
 
     def __exit__(self, *_):
         os.sched_setaffinity(0, self.before)
+
+
+def hurry(nice):
+    """All that we have started before or behind what else runs on this machine; among themselves nothing changes."""
+    try:
+        with open("/proc/self/autogroup", "w") as file:
+            file.write(str(nice))
+    except OSError:
+        pass  # no such thing here, or not permitted: a quiet machine does not need it
+
+
+class share_of_cpus:
+    """Inside, the servers' CPUs are taken for all but this share of the time, by what no ordinary process can displace: one
+    load program is then able to keep a server busy. spent: seconds that were taken."""
+
+    SPIN = """
+import os, sys, time
+os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
+print("ready", flush=True)
+start = time.monotonic()
+while True:
+    while time.monotonic() < start + {busy}:
+        pass
+    start += {period}
+    time.sleep(max(start - time.monotonic(), 0))
+"""
+
+    def __init__(self, share, period=0.02):
+        self.code = self.SPIN.format(busy=(1 - share) * period, period=period)
+
+    def __enter__(self):
+        hurry(-15)
+        self.spinners = []
+        for cpu in SERVER_CPUS:
+            with on_cpus([cpu]):
+                self.spinners.append(subprocess.Popen([sys.executable, "-c", self.code], stdout=subprocess.PIPE,
+                                                      stderr=subprocess.DEVNULL, text=True))
+        if any(spinner.stdout.readline() != "ready\n" for spinner in self.spinners):
+            self.__exit__()
+            raise PermissionError("real-time scheduling is not permitted")
+        return self
+
+    def __exit__(self, *_):
+        for spinner in self.spinners:
+            spinner.kill()
+            spinner.wait()
+        hurry(0)
+
+    def spent(self):
+        return sum(process_cpu(spinner.pid) for spinner in self.spinners)
 
 
 def descendants(pid):
@@ -106,7 +156,7 @@ def port_open(port):
 
 
 class Side:
-    """A running server. roots: pids of its first processes."""
+    """A running server. port: or several, with commas. roots: pids of its first processes."""
 
     def __init__(self, name, port, roots):
         self.name = name
@@ -221,7 +271,8 @@ def start_haproxy(scene, key, count, tickets):
     file.write_text(f"""
 global
     nbthread {count}
-    maxconn {min(CONNECTIONS + 500, DESCRIPTORS // 2 - 50)}
+    maxconn {CONNECTIONS + 500}
+    no strict-limits  # it wants two descriptors for each, whether they are needed or not
     ssl-default-bind-ciphers {CIPHERS}
     ssl-default-bind-ciphersuites {SUITES[13]}
     ssl-default-bind-curves {GROUP}
@@ -269,9 +320,13 @@ backlog = 4096
 
 
 def start_stunnel(scene, key, count, tickets):
-    port, backend = free_port(), start_backend(scene)
-    file = scene.directory / "stunnel.conf"
-    file.write_text(f"""
+    """One process has as many threads as connections, and admits 125 for each 256 descriptors: count are more processes."""
+    backend = start_backend(scene)
+    ports, servers = [], []
+    for number in range(count):
+        port = free_port()
+        file = scene.directory / f"stunnel-{number}.conf"
+        file.write_text(f"""
 foreground = yes
 pid =
 debug = err
@@ -286,9 +341,10 @@ ciphersuites = {SUITES[13]}
 curves = {GROUP}
 sslVersionMin = TLSv1.2
 """)
-    server = started(scene, "stunnel", ["/usr/bin/stunnel4", file])
-    wait_until(lambda: port_open(port), 10, "stunnel listens")
-    return Side("stunnel", port, [server.pid])
+        servers.append(started(scene, f"stunnel-{number}", ["/usr/bin/stunnel4", file]))
+        wait_until(lambda: port_open(port), 10, "stunnel listens")  # noqa: B023
+        ports.append(str(port))
+    return Side("stunnel", ",".join(ports), [server.pid for server in servers])
 
 
 STARTERS = {
@@ -319,8 +375,14 @@ class Place(Scene):
 
 
 def start(scene, name, key, count=1, tickets=2, cpus=None):
-    with on_cpus(cpus or SERVER_CPUS):
-        return STARTERS[name](Place(scene, name), key, count, tickets)
+    cpus = cpus or SERVER_CPUS
+    with on_cpus(cpus):
+        side = STARTERS[name](Place(scene, name), key, count, tickets)
+    for pid in side.processes:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            if not os.sched_getaffinity(int(thread)) <= set(cpus):  # hitch's workers choose a CPU themselves
+                os.sched_setaffinity(int(thread), cpus)
+    return side
 
 
 class Load:

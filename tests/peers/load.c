@@ -16,12 +16,7 @@
  *
  * The last line counts; the exit status is 1 if any connection failed.
  */
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/epoll.h>
-#include <sys/resource.h>
-
-#include "tests/peers/peer.h"
+#include "tests/peers/many.h"
 
 #define KINDS     8 /* version and key type; the first four in every mode */
 #define ECHO_SIZE 50000
@@ -44,8 +39,7 @@ enum phase {
 };
 
 struct connection {
-    SSL *ssl;
-    int fd;
+    struct many many;
     enum phase phase;
     int kind;
     bool wants_resumption;
@@ -53,13 +47,12 @@ struct connection {
     size_t head_size;
     size_t done; /* of the request while writing, of the body while reading */
     unsigned round;
-    uint32_t events;
     struct connection **slot; /* in load.all */
 };
 
 static struct {
     enum mode mode;
-    int port, epoll, kinds;
+    int port, kinds;
     FILE *keylog;
     SSL_CTX *ctx[KINDS];
     SSL_SESSION *sessions[KINDS];
@@ -146,55 +139,30 @@ make_contexts(const char *ca)
 }
 
 static void
-watch(struct connection *connection, uint32_t events)
-{
-    struct epoll_event event = {.events = events, .data.ptr = connection};
-
-    if (connection->events == events)
-        return;
-    CHECK(epoll_ctl(load.epoll, connection->events == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD,
-                    connection->fd, &event) == 0,
-          "epoll_ctl: %s", strerror(errno));
-    connection->events = events;
-}
-
-static void
 connection_start(void)
 {
     struct connection *connection = calloc(1, sizeof(*connection));
-    struct sockaddr_in address = {.sin_family = AF_INET,
-                                  .sin_port = htons((uint16_t)load.port),
-                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 
     CHECK(connection != NULL, "no memory");
     connection->kind = (int)(load.started % (unsigned)load.kinds);
     connection->wants_resumption =
         load.mode == MODE_HANDSHAKES && load.started / (unsigned)load.kinds % 2 == 1;
-    connection->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    CHECK(connection->fd != -1, "socket: %s", strerror(errno));
-    if (connect(connection->fd, (struct sockaddr *)&address, sizeof(address)) == -1)
-        CHECK(errno == EINPROGRESS, "connect: %s", strerror(errno));
-    connection->ssl = SSL_new(load.ctx[connection->kind]);
-    CHECK(connection->ssl != NULL, "no memory");
-    SSL_set_app_data(connection->ssl, (void *)(intptr_t)connection->kind);
-    SSL_set_fd(connection->ssl, connection->fd);
-    SSL_set_tlsext_host_name(connection->ssl, "localhost");
-    SSL_set1_host(connection->ssl, "localhost");
-    SSL_set_connect_state(connection->ssl);
+    many_connect(&connection->many, load.ctx[connection->kind], load.port);
+    SSL_set_app_data(connection->many.ssl, (void *)(intptr_t)connection->kind);
+    SSL_set1_host(connection->many.ssl, "localhost");
     if (connection->wants_resumption) {
         /* A copy: OpenSSL uses a TLS 1.3 session once, and others may be using this one now. */
         SSL_SESSION *session = load.sessions[connection->kind];
 
         session = session != NULL ? SSL_SESSION_dup(session) : NULL;
         connection->wants_resumption = session != NULL;
-        SSL_set_session(connection->ssl, session);
+        SSL_set_session(connection->many.ssl, session);
         SSL_SESSION_free(session);
     }
     connection->slot = &load.all[load.started];
     *connection->slot = connection;
     load.started++;
     load.open++;
-    watch(connection, EPOLLOUT);
 }
 
 static void
@@ -208,28 +176,12 @@ connection_end(struct connection *connection, const char *failure)
         fputc('\n', stderr);
     }
     ERR_clear_error();
-    SSL_free(connection->ssl);
-    close(connection->fd);
+    SSL_free(connection->many.ssl);
+    close(connection->many.fd);
     *connection->slot = NULL;
     free(connection);
     load.open--;
     load.over++;
-}
-
-/* The result of an SSL call: true if it is to be repeated when the socket is ready. */
-static bool
-wait_again(struct connection *connection, int result)
-{
-    switch (SSL_get_error(connection->ssl, result)) {
-    case SSL_ERROR_WANT_READ:
-        watch(connection, EPOLLIN);
-        return true;
-    case SSL_ERROR_WANT_WRITE:
-        watch(connection, EPOLLOUT);
-        return true;
-    default:
-        return false;
-    }
 }
 
 /* Count a first round; say so when it was the last one. */
@@ -279,8 +231,9 @@ round_over(struct connection *connection)
         begin_request(connection);
     else
         connection->phase = PHASE_CLOSE;
-    if (load.rekey && !load.stop && SSL_version(connection->ssl) == TLS1_3_VERSION)
-        CHECK(SSL_key_update(connection->ssl, SSL_KEY_UPDATE_REQUESTED) == 1, "SSL_key_update");
+    if (load.rekey && !load.stop && SSL_version(connection->many.ssl) == TLS1_3_VERSION)
+        CHECK(SSL_key_update(connection->many.ssl, SSL_KEY_UPDATE_REQUESTED) == 1,
+              "SSL_key_update");
 }
 
 static void
@@ -296,30 +249,30 @@ connection_step(struct connection *connection)
         case PHASE_CONNECT:
         case PHASE_HANDSHAKE:
             connection->phase = PHASE_HANDSHAKE;
-            result = SSL_do_handshake(connection->ssl);
+            result = SSL_do_handshake(connection->many.ssl);
             if (result != 1) {
-                if (!wait_again(connection, result))
+                if (!many_waits(&connection->many, result))
                     connection_end(connection, "handshake failed");
                 return;
             }
-            if (SSL_session_reused(connection->ssl))
+            if (SSL_session_reused(connection->many.ssl))
                 load.resumed++;
             else
                 load.full++;
-            if (connection->wants_resumption && !SSL_session_reused(connection->ssl))
+            if (connection->wants_resumption && !SSL_session_reused(connection->many.ssl))
                 load.missed++;
             if (load.mode == MODE_IDLE && !load.stop) {
                 connection->phase = PHASE_REST;
                 count_ready("idle");
-                watch(connection, EPOLLIN);
+                many_watch(&connection->many, EPOLLIN);
                 return;
             }
             begin_request(connection);
             break;
         case PHASE_REST:
             if (!load.stop) { /* tickets arrive; anything else is wrong */
-                result = SSL_read(connection->ssl, buffer, sizeof(buffer));
-                if (!wait_again(connection, result))
+                result = SSL_read(connection->many.ssl, buffer, sizeof(buffer));
+                if (!many_waits(&connection->many, result))
                     connection_end(connection, "spoken to, or closed, while idle");
                 return;
             }
@@ -327,10 +280,10 @@ connection_step(struct connection *connection)
             break;
         case PHASE_WRITE:
             left = load.request_size - connection->done;
-            result = SSL_write(connection->ssl, load.request + connection->done,
+            result = SSL_write(connection->many.ssl, load.request + connection->done,
                                (int)(left < 16384 ? left : 16384));
             if (result <= 0) {
-                if (!wait_again(connection, result))
+                if (!many_waits(&connection->many, result))
                     connection_end(connection, "write failed");
                 return;
             }
@@ -345,9 +298,9 @@ connection_step(struct connection *connection)
                 connection_end(connection, "got no head");
                 return;
             }
-            result = SSL_read(connection->ssl, connection->head + connection->head_size, 1);
+            result = SSL_read(connection->many.ssl, connection->head + connection->head_size, 1);
             if (result <= 0) {
-                if (!wait_again(connection, result))
+                if (!many_waits(&connection->many, result))
                     connection_end(connection, "read of the head failed");
                 return;
             }
@@ -363,10 +316,10 @@ connection_step(struct connection *connection)
             break;
         case PHASE_READ_BODY:
             left = body_size() - connection->done;
-            result = SSL_read(connection->ssl, buffer,
+            result = SSL_read(connection->many.ssl, buffer,
                               (int)(left < sizeof(buffer) ? left : sizeof(buffer)));
             if (result <= 0) {
-                if (!wait_again(connection, result))
+                if (!many_waits(&connection->many, result))
                     connection_end(connection, "read of the body failed");
                 return;
             }
@@ -380,10 +333,10 @@ connection_step(struct connection *connection)
                 round_over(connection);
             break;
         case PHASE_CLOSE: /* ours, then the server's */
-            result = SSL_shutdown(connection->ssl);
+            result = SSL_shutdown(connection->many.ssl);
             if (result == 0)
-                result = SSL_shutdown(connection->ssl);
-            if (result != 1 && wait_again(connection, result))
+                result = SSL_shutdown(connection->many.ssl);
+            if (result != 1 && many_waits(&connection->many, result))
                 return;
             connection_end(connection, result == 1 ? NULL : "not closed cleanly by the server");
             return;
@@ -396,7 +349,7 @@ static void
 begin_stop(void)
 {
     load.stop = true;
-    epoll_ctl(load.epoll, EPOLL_CTL_DEL, 0, NULL);
+    epoll_ctl(many_epoll, EPOLL_CTL_DEL, 0, NULL);
     for (uint64_t i = 0; i < load.target; i++)
         if (load.all[i] != NULL && load.all[i]->phase == PHASE_REST)
             connection_step(load.all[i]);
@@ -427,13 +380,8 @@ main(int argc, char **argv)
 {
     uint64_t concurrency;
     struct epoll_event events[256];
-    struct rlimit files;
 
     CHECK(argc >= 5, "usage: load PORT CA handshakes|all N CONCURRENCY | stream|rekey|idle N");
-    signal(SIGPIPE, SIG_IGN);
-    getrlimit(RLIMIT_NOFILE, &files);
-    files.rlim_cur = files.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &files);
     load.port = atoi(argv[1]);
     load.rekey = strcmp(argv[3], "rekey") == 0;
     load.mode = load.rekey || strcmp(argv[3], "stream") == 0 ? MODE_STREAM
@@ -446,14 +394,13 @@ main(int argc, char **argv)
         concurrency = 50; /* in the handshake at a time */
     make_contexts(argv[2]);
     make_request();
-    load.epoll = epoll_create1(EPOLL_CLOEXEC);
-    CHECK(load.epoll != -1, "epoll: %s", strerror(errno));
+    many_begin();
     load.all = calloc(load.target, sizeof(struct connection *));
     CHECK(load.all != NULL, "no memory");
     if (load.mode != MODE_HANDSHAKES) {
         struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
 
-        CHECK(epoll_ctl(load.epoll, EPOLL_CTL_ADD, 0, &event) == 0, "stdin must be a pipe");
+        CHECK(epoll_ctl(many_epoll, EPOLL_CTL_ADD, 0, &event) == 0, "stdin must be a pipe");
     }
     while (load.over < load.target) {
         int count;
@@ -461,7 +408,7 @@ main(int argc, char **argv)
         while (load.started < load.target &&
                load.open - (load.mode == MODE_IDLE ? load.ready : 0) < concurrency)
             connection_start();
-        count = epoll_wait(load.epoll, events, 256, 30000);
+        count = epoll_wait(many_epoll, events, 256, 30000);
         CHECK(count > 0 || (load.mode != MODE_HANDSHAKES && !load.stop),
               "nothing happened for 30 seconds: %llu open, %llu over",
               (unsigned long long)load.open, (unsigned long long)load.over);
