@@ -70,6 +70,16 @@ handshake_answered(struct store_lookup *lookup)
     serving_set(serving, before);
 }
 
+void
+handshake_go_on(SSL *ssl)
+{
+    struct handshake *handshake = SSL_get_app_data(ssl);
+
+    serving_set(handshake->cell->serving, handshake->blame);
+    handshake_run(handshake);
+    serving_set(handshake->cell->serving, 0);
+}
+
 /* OpenSSL's part ends here, in every outcome. The session is marked as properly closed first:
  * SSL_free() would make it not resumable. Nothing is written to the peer. */
 static void
@@ -268,8 +278,10 @@ handshake_run(struct handshake *handshake)
     case SSL_ERROR_WANT_WRITE:
         wanted = EPOLLOUT;
         break;
-    case SSL_ERROR_WANT_CLIENT_HELLO_CB: /* the fleet's store is being asked */
-        break;
+    case SSL_ERROR_WANT_CLIENT_HELLO_CB:
+        if (proxyticket_waits(handshake->ssl))
+            return; /* until the end of this round: handshake_go_on() */
+        break;      /* the fleet's store is being asked */
     default:
         fail_by_ssl(handshake);
         return;

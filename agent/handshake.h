@@ -71,6 +71,9 @@ extern const struct identity_hooks handshake_hooks;
 struct store_lookup *handshake_lookup(const SSL *ssl);
 void handshake_answered(struct store_lookup *lookup);
 
+/* One that waited for its ticket: it has been opened, or not (proxyticket_open_waiting()). */
+void handshake_go_on(SSL *ssl);
+
 /* Can kernel TLS follow on this socket at all? */
 bool handshake_kernel_possible(const struct cell *cell, int fd);
 

@@ -282,6 +282,14 @@ send_last_answers(void)
     workers_send_answers(&handshaker.cell);
 }
 
+static void
+open_tickets(void *data)
+{
+    struct cell *cell = data;
+
+    proxyticket_open_waiting(cell->tickets);
+}
+
 void
 handshaker_main(const struct role_args *args)
 {
@@ -324,6 +332,7 @@ handshaker_main(const struct role_args *args)
     cell->kernel = args->kernel;
     cell->serving = &nobody;
     cell->loop = loop_new();
+    loop_at_end_of_round(cell->loop, open_tickets, cell); /* before what sends answers */
     workers_init(cell);
     log_at_death(send_last_answers);
     loop_watch_init(&handshaker.control, ROLE_FD_CONTROL, control_ready);
@@ -338,6 +347,7 @@ handshaker_main(const struct role_args *args)
     if (tested == -1)
         log_die("%s", error.text);
     log_debug("self-test: %d handshakes", tested);
+    proxyticket_let_wait(cell->tickets, handshake_go_on);
     ready.generation = handshaker.generation;
     ready.layers = sandbox_in_force();
     send_control(CONTROL_READY, body, control_put_ready(&ready, body, sizeof(body)));

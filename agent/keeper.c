@@ -56,6 +56,7 @@ struct keeper {
     uint8_t result[1 + KEYOPS_TICKET_MAX];
     struct keyops_ticket_key keys[KEYOPS_KEYS_MAX];
     uint8_t out[KEYOPS_ANSWER_MAX];
+    uint8_t several[KEYOPS_BATCH_SIZE];
 };
 
 static struct keeper keeper;
@@ -266,9 +267,9 @@ note_refusal(int refusal, uint16_t type)
 }
 
 static void
-send_answer(uint16_t type, size_t size)
+send_answer(uint16_t type, const uint8_t *body, size_t size)
 {
-    switch (channel_send_wait(ROLE_FD_PEER, type, keeper.out, size, NULL, 0, ANSWER_WAIT_MS)) {
+    switch (channel_send_wait(ROLE_FD_PEER, type, body, size, NULL, 0, ANSWER_WAIT_MS)) {
     case CHANNEL_OK:
         return;
     case CHANNEL_CLOSED:
@@ -278,33 +279,71 @@ send_answer(uint16_t type, size_t size)
     }
 }
 
+/* Handle one request, the answer or refusal goes to keeper.out. Returns true if it is an answer. */
+static bool
+answer_request(uint16_t type, handler *handle, const struct channel_message *message, size_t *size)
+{
+    struct keyops_answer answer = {.data = keeper.result, .keys = keeper.keys};
+    struct keyops_refused refused = {0};
+    int refusal = handle(message, &answer);
+
+    if (refusal == 0) {
+        *size = keyops_put_answer(&answer, keeper.out, sizeof(keeper.out));
+        /* Sessions and one-time keys go no further than they must. */
+        OPENSSL_cleanse(keeper.result, answer.size);
+        OPENSSL_cleanse(keeper.keys, answer.key_count * sizeof(keeper.keys[0]));
+        return true;
+    }
+    note_refusal(refusal, type);
+    refused.number = answer.number;
+    refused.reason = (uint8_t)refusal;
+    *size = keyops_put_refused(&refused, keeper.out, sizeof(keeper.out));
+    return false;
+}
+
+/* Several tickets in one message: each is what OPEN_TICKET would be. */
+static void
+serve_several(const struct channel_message *message)
+{
+    const uint8_t *left = message->body;
+    size_t left_size = message->size, used = 0;
+
+    for (unsigned count = 0; left_size > 0; count++) {
+        struct keyops_item item, answer = {.body = keeper.out};
+        struct channel_message one = {.type = KEYOPS_OPEN_TICKET};
+
+        if (count == KEYOPS_BATCH_MAX || !keyops_next_item(&item, &left, &left_size) ||
+            item.refused != 0)
+            malformed("open-tickets");
+        one.body = item.body;
+        one.size = item.size;
+        answer.refused = !answer_request(KEYOPS_OPEN_TICKETS, do_open_ticket, &one, &answer.size);
+        if (!keyops_add_item(&answer, keeper.several, sizeof(keeper.several), &used))
+            malformed("tickets too long for one message");
+        OPENSSL_cleanse(keeper.out, answer.size);
+    }
+    wipe_stack();
+    send_answer(KEYOPS_ANSWERS, keeper.several, used);
+    OPENSSL_cleanse(keeper.several, used);
+}
+
 static void
 serve_request(const struct channel_message *message)
 {
+    if (message->type == KEYOPS_OPEN_TICKETS) {
+        serve_several(message);
+        return;
+    }
     for (size_t i = 0; i < sizeof(requests) / sizeof(requests[0]); i++) {
-        struct keyops_answer answer = {.data = keeper.result, .keys = keeper.keys};
-        struct keyops_refused refused = {0};
         size_t size;
-        int refusal;
+        bool answered;
 
         if (requests[i].type != message->type)
             continue;
-        refusal = requests[i].handle(message, &answer);
+        answered = answer_request(message->type, requests[i].handle, message, &size);
         wipe_stack();
-        if (refusal == 0) {
-            size = keyops_put_answer(&answer, keeper.out, sizeof(keeper.out));
-            send_answer(KEYOPS_ANSWER, size);
-            /* Sessions and one-time keys go no further than they must. */
-            OPENSSL_cleanse(keeper.result, answer.size);
-            OPENSSL_cleanse(keeper.keys, answer.key_count * sizeof(keeper.keys[0]));
-            OPENSSL_cleanse(keeper.out, size);
-        } else {
-            note_refusal(refusal, message->type);
-            refused.number = answer.number;
-            refused.reason = (uint8_t)refusal;
-            size = keyops_put_refused(&refused, keeper.out, sizeof(keeper.out));
-            send_answer(KEYOPS_REFUSAL, size);
-        }
+        send_answer(answered ? KEYOPS_ANSWER : KEYOPS_REFUSAL, keeper.out, size);
+        OPENSSL_cleanse(keeper.out, size);
         return;
     }
     log_bug("a request passed the table of rules that has no handler: type %u", message->type);

@@ -17,7 +17,7 @@ struct keycall {
     /* of the connection that is served; not owned */
     const struct keyops_wish *wish;
     struct onetime_keys *keys;
-    uint8_t request[KEYOPS_OPEN_MAX];
+    uint8_t request[KEYOPS_BATCH_SIZE];
     uint8_t answer[CHANNEL_BUFFER_SIZE];
 };
 
@@ -117,17 +117,12 @@ keycall_serve(struct keycall *keeper, const struct keyops_wish *wish, struct one
 
 /* Send what is in keeper->request and wait for its answer. Everything unexpected is the end of
  * this process: who goes on after a missed answer would take it for that to the next request. */
-static int
-call(struct keycall *keeper, uint16_t type, size_t request_size, const struct keyops_wish *wish,
-     struct onetime_keys *keys, uint8_t *result, size_t room, size_t *size)
+static void
+exchange(struct keycall *keeper, uint16_t type, size_t request_size,
+         struct channel_message *message)
 {
-    struct channel_message message;
-    struct keyops_answer answer;
-    struct keyops_refused refused;
     struct error error = {""};
-    int reason = 0;
 
-    *size = 0;
     keeper->counters.calls++;
     switch (channel_send_wait(keeper->fd, type, keeper->request, request_size, NULL, 0,
                               KEYCALL_DEADLINE_MS)) {
@@ -139,7 +134,7 @@ call(struct keycall *keeper, uint16_t type, size_t request_size, const struct ke
         log_die("the keeper takes no requests; this cell ends");
     }
     switch (channel_receive_timed(keeper->fd, keyops_handshaker_rules, keyops_handshaker_rule_count,
-                                  keeper->answer, sizeof(keeper->answer), &message, &error)) {
+                                  keeper->answer, sizeof(keeper->answer), message, &error)) {
     case CHANNEL_OK:
         break;
     case CHANNEL_AGAIN:
@@ -149,26 +144,60 @@ call(struct keycall *keeper, uint16_t type, size_t request_size, const struct ke
     default:
         log_die("the keeper's answer is wrong: %s; this cell ends", error.text);
     }
-    if (message.type == KEYOPS_REFUSAL &&
-        keyops_get_refused(&refused, message.body, message.size) &&
-        refused.number == keeper->number && refused.reason != 0) {
-        keeper->counters.refused++;
-        return refused.reason;
-    }
-    if (message.type != KEYOPS_ANSWER || !keyops_get_answer(&answer, message.body, message.size) ||
-        answer.number != keeper->number ||
+}
+
+static void __attribute__((noreturn)) wrong_answer(void)
+{
+    log_die("the keeper's answer is not one to our request; this cell ends");
+}
+
+static int
+take_refusal(struct keycall *keeper, uint32_t number, const uint8_t *body, size_t body_size)
+{
+    struct keyops_refused refused;
+
+    if (!keyops_get_refused(&refused, body, body_size) || refused.number != number ||
+        refused.reason == 0)
+        wrong_answer();
+    keeper->counters.refused++;
+    return refused.reason;
+}
+
+static int
+take_answer(uint32_t number, const uint8_t *body, size_t body_size, const struct keyops_wish *wish,
+            struct onetime_keys *keys, uint8_t *result, size_t room, size_t *size)
+{
+    struct keyops_answer answer;
+
+    if (!keyops_get_answer(&answer, body, body_size) || answer.number != number ||
         answer.key_count > (wish != NULL && keys != NULL ? wish->keys : 0))
-        log_die("the keeper's answer is not one to our request; this cell ends");
-    if (answer.size > room) {
-        reason = KEYOPS_INTERNAL;
-    } else {
-        if (answer.size > 0)
-            memcpy(result, answer.data, answer.size);
-        *size = answer.size;
-        if (answer.key_count > 0)
-            onetime_take(keys, &answer, wish->scope);
-    }
-    if (type == KEYOPS_OPEN_TICKET || answer.key_count > 0)
+        wrong_answer();
+    if (answer.size > room)
+        return KEYOPS_INTERNAL;
+    if (answer.size > 0)
+        memcpy(result, answer.data, answer.size);
+    *size = answer.size;
+    if (answer.key_count > 0)
+        onetime_take(keys, &answer, wish->scope);
+    return 0;
+}
+
+static int
+call(struct keycall *keeper, uint16_t type, size_t request_size, const struct keyops_wish *wish,
+     struct onetime_keys *keys, uint8_t *result, size_t room, size_t *size)
+{
+    struct channel_message message;
+    int reason;
+
+    *size = 0;
+    exchange(keeper, type, request_size, &message);
+    if (message.type == KEYOPS_REFUSAL)
+        return take_refusal(keeper, keeper->number, message.body, message.size);
+    if (message.type != KEYOPS_ANSWER)
+        wrong_answer();
+    reason =
+        take_answer(keeper->number, message.body, message.size, wish, keys, result, room, size);
+    if (type == KEYOPS_OPEN_TICKET || (wish != NULL && wish->keys > 0))
         OPENSSL_cleanse(keeper->answer, message.size + 2);
     return reason;
 }
@@ -238,6 +267,45 @@ keycall_open_ticket(struct keycall *keeper, struct keyops_open_ticket *request,
     request->number = ++keeper->number;
     request_size = keyops_put_open_ticket(request, keeper->request, sizeof(keeper->request));
     return call(keeper, KEYOPS_OPEN_TICKET, request_size, &request->wish, keys, result, room, size);
+}
+
+void
+keycall_open_tickets(struct keycall *keeper, struct keycall_opening *const *openings, size_t count)
+{
+    static uint8_t body[KEYOPS_OPEN_MAX];
+    struct channel_message message;
+    const uint8_t *left;
+    size_t left_size, used = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        struct keyops_item item = {.body = body};
+
+        openings[i]->request.number = ++keeper->number;
+        item.size = keyops_put_open_ticket(&openings[i]->request, body, sizeof(body));
+        if (!keyops_add_item(&item, keeper->request, sizeof(keeper->request), &used))
+            log_bug("%zu tickets do not fit into one message to the keeper", count);
+    }
+    exchange(keeper, KEYOPS_OPEN_TICKETS, used, &message);
+    if (message.type != KEYOPS_ANSWERS)
+        wrong_answer();
+    left = message.body;
+    left_size = message.size;
+    for (size_t i = 0; i < count; i++) {
+        struct keycall_opening *opening = openings[i];
+        struct keyops_item item;
+
+        opening->size = 0;
+        if (!keyops_next_item(&item, &left, &left_size))
+            wrong_answer();
+        opening->refusal =
+            item.refused
+                ? take_refusal(keeper, opening->request.number, item.body, item.size)
+                : take_answer(opening->request.number, item.body, item.size, &opening->request.wish,
+                              opening->keys, opening->result, opening->room, &opening->size);
+    }
+    if (left_size > 0)
+        wrong_answer();
+    OPENSSL_cleanse(keeper->answer, message.size + 2);
 }
 
 size_t

@@ -56,6 +56,18 @@ int keycall_ticket_keys(struct keycall *keeper, const struct keyops_wish *wish,
 int keycall_open_ticket(struct keycall *keeper, struct keyops_open_ticket *request,
                         struct onetime_keys *keys, uint8_t *result, size_t room, size_t *size);
 
+/* Several of them in one round trip: each with its own result or refusal. At most KEYOPS_BATCH_MAX,
+ * of at most KEYOPS_BATCH_TICKET bytes. */
+struct keycall_opening {
+    struct keyops_open_ticket request;
+    struct onetime_keys *keys; /* not owned */
+    uint8_t *result;           /* not owned; room bytes */
+    size_t room, size;
+    int refusal; /* 0: it is open */
+};
+void keycall_open_tickets(struct keycall *keeper, struct keycall_opening *const *openings,
+                          size_t count);
+
 /* KEYOPS_FILTERS_MAX filters at most; returns how many, 0 if refused. */
 size_t keycall_filters(struct keycall *keeper,
                        uint8_t filters[KEYOPS_FILTERS_MAX][KEYOPS_FILTER_SIZE]);

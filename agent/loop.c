@@ -17,6 +17,7 @@
 #include "agent/log.h"
 
 #define ROUND_EVENTS 32 /* what is done at the end of a round must not wait for long */
+#define ROUND_CALLS  2
 #define WHEEL_SLOTS  512
 #define SLOT_MS      128
 
@@ -28,8 +29,11 @@ struct loop {
     uint64_t alarm_when;
     void (*alarm)(void *data); /* NULL: none */
     void *alarm_data;
-    void (*round_over)(void *data); /* NULL: nothing to call */
-    void *round_over_data;
+    struct {
+        void (*call)(void *data);
+        void *data;
+    } round_over[ROUND_CALLS];
+    size_t round_over_count;
     struct loop_timer wheel[WHEEL_SLOTS]; /* list heads */
     struct epoll_event events[ROUND_EVENTS];
     int event_count; /* of the round in progress */
@@ -226,8 +230,10 @@ fire_alarm(struct loop *loop)
 void
 loop_at_end_of_round(struct loop *loop, void (*call)(void *data), void *data)
 {
-    loop->round_over = call;
-    loop->round_over_data = data;
+    if (loop->round_over_count == ROUND_CALLS)
+        log_bug("more calls at the end of a round than there is room for");
+    loop->round_over[loop->round_over_count].call = call;
+    loop->round_over[loop->round_over_count++].data = data;
 }
 
 void
@@ -266,8 +272,8 @@ loop_round(struct loop *loop)
     loop->event_count = 0;
     fire_alarm(loop);
     fire_timers(loop);
-    if (loop->round_over != NULL)
-        loop->round_over(loop->round_over_data);
+    for (size_t i = 0; i < loop->round_over_count; i++)
+        loop->round_over[i].call(loop->round_over[i].data);
     while (loop->garbage_count > 0)
         free(loop->garbage[--loop->garbage_count]);
 }

@@ -51,10 +51,10 @@ void loop_timer_stop(struct loop *loop, struct loop_timer *timer);
  * (loop_now()), once. NULL: no alarm. */
 void loop_alarm_set(struct loop *loop, uint64_t when, void (*expired)(void *data), void *data);
 
-/* Call back at the end of each round. */
+/* Call back at the end of each round, in the order in which this was called. */
 void loop_at_end_of_round(struct loop *loop, void (*call)(void *data), void *data);
 
-/* free() the pointer when the round is over, after that call. */
+/* free() the pointer when the round is over, after those calls. */
 void loop_free_later(struct loop *loop, void *pointer);
 
 void loop_run(struct loop *loop) __attribute__((noreturn));

@@ -9,6 +9,9 @@
 
 #define PROXYCIPHER_NAME "TLSAGENT-TICKET"
 
+/* A parameter: the struct binding of the connection, by address. In-process only. */
+#define PROXYCIPHER_BINDING "tlsagent-binding"
+
 extern const OSSL_DISPATCH proxycipher_functions[];
 
 #endif

@@ -68,6 +68,18 @@ int proxyticket_bind(SSL *ssl, struct proxyticket *tickets, const uint8_t scope[
 void proxyticket_enter(struct proxyticket *tickets, SSL *ssl);
 void proxyticket_leave(struct proxyticket *tickets);
 
+/* Opening several tickets in one call: who is ready to be called back can have handshakes set aside
+ * until the end of a round of his loop.
+ * In the ClientHello callback, when the connection is bound: must it wait, for this ticket?
+ * renewed: it is replaced when it has been used. Then the callback must ask for a retry, and when
+ * it is called again proxyticket_has_waited() tells, once, that all that it does is done. Outside:
+ * does this handshake wait? Open what waits, and call go_on() for each. */
+void proxyticket_let_wait(struct proxyticket *tickets, void (*go_on)(SSL *ssl));
+bool proxyticket_wait(SSL *ssl, const uint8_t *ticket, size_t size, bool renewed);
+bool proxyticket_has_waited(const SSL *ssl);
+bool proxyticket_waits(const SSL *ssl);
+void proxyticket_open_waiting(struct proxyticket *tickets);
+
 /* Where to count why what this connection offers is not resumed: CONTROL_NOT_RESUMED numbers. Does
  * not own them. */
 void proxyticket_count_into(SSL *ssl, uint64_t *not_resumed);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent/log.h"
+#include "agent/proxyticket.h"
 #include "agent/sessions.h"
 #include "protocol/traffic.h"
 #include "protocol/wire.h"
@@ -76,6 +77,8 @@ choose_identity(SSL *ssl, int *alert, void *argument)
     const struct identity_hooks *hooks = argument;
     char sni[SERVICE_HOST_MAX];
 
+    if (proxyticket_has_waited(ssl))
+        return SSL_CLIENT_HELLO_SUCCESS;
     if (!parse_sni(ssl, sni)) {
         *alert = SSL_AD_DECODE_ERROR;
         return SSL_CLIENT_HELLO_ERROR;

@@ -351,8 +351,41 @@ resumes_by_id(SSL *ssl)
            size == 0;
 }
 
-bool
-sessions_must_wait(SSL *ssl)
+/* The first ticket that libssl will look at, if there is one. */
+static bool
+first_ticket(SSL *ssl, const uint8_t **ticket, size_t *size, bool *tls13)
+{
+    const unsigned char *list;
+    struct wire_reader reader;
+    size_t list_size;
+
+    *tls13 =
+        offers_tls13(ssl) && SSL_CTX_get_max_proto_version(SSL_get_SSL_CTX(ssl)) >= TLS1_3_VERSION;
+    if ((SSL_get_options(ssl) & SSL_OP_NO_TICKET) != 0)
+        return false;
+    if (!*tls13)
+        return SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_session_ticket, ticket, size) == 1;
+    if (SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_psk, &list, &list_size) != 1)
+        return false;
+    wire_reader_init(&reader, list, list_size); /* RFC 8446 section 4.2.11 */
+    (void)wire_get_u16(&reader);
+    *ticket = wire_get_string(&reader, 2, UINT16_MAX, size);
+    return *ticket != NULL;
+}
+
+static bool
+must_wait_for_ticket(SSL *ssl)
+{
+    const uint8_t *ticket;
+    size_t size;
+    bool tls13;
+
+    /* Used, a ticket of TLS 1.3 is replaced by one other; one of TLS 1.2 seldom is. */
+    return first_ticket(ssl, &ticket, &size, &tls13) && proxyticket_wait(ssl, ticket, size, tls13);
+}
+
+static bool
+must_wait_for_store(SSL *ssl)
 {
     struct store_lookup *lookup = store != NULL ? lookup_of(ssl) : NULL;
     uint8_t entry[SESSION_LARGE], name[STORE_NAME_SIZE];
@@ -372,6 +405,12 @@ sessions_must_wait(SSL *ssl)
         return false;
     store_look_up(store, lookup, name, lookup_answered);
     return lookup->answer == STORE_WAITS;
+}
+
+bool
+sessions_must_wait(SSL *ssl)
+{
+    return must_wait_for_store(ssl) || must_wait_for_ticket(ssl);
 }
 
 static void

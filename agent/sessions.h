@@ -31,8 +31,8 @@ void sessions_use_cache(struct session_cache *cache);
 void sessions_use_store(struct store *store, struct store_lookup *(*lookup_of)(const SSL *ssl),
                         void (*answered)(struct store_lookup *lookup));
 
-/* In the ClientHello callback, when the connection is bound to its scope: must it wait for the
- * store? Then it is called again. */
+/* In the ClientHello callback, when the connection is bound to its scope: must it wait, for the
+ * store or for its ticket (proxyticket_waits())? Then it is called again. */
 bool sessions_must_wait(SSL *ssl);
 
 /* Set a server's callbacks, options and times. Returns 0, or -1 if memory is short. */

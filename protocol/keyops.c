@@ -9,6 +9,16 @@ _Static_assert(sizeof(struct keyops_ticket_key) == KEYOPS_NONCE_SIZE + KEYOPS_KE
                    KEYOPS_KEYS_SIZE <= UINT8_MAX,
                "it lies in a message as it is");
 
+#define ITEM_EXTRA (1 + 4)
+
+/* The longest request of a batch, and its answer with all keys. */
+_Static_assert(KEYOPS_BATCH_MAX *(ITEM_EXTRA + 9 + KEYOPS_WISH_SIZE + KEYOPS_ID_MAX +
+                                  KEYOPS_BATCH_TICKET) <= KEYOPS_BATCH_SIZE &&
+                   KEYOPS_BATCH_MAX *
+                           (ITEM_EXTRA + 9 + KEYOPS_BATCH_TICKET + 1 + KEYOPS_KEYS_SIZE) <=
+                       KEYOPS_BATCH_SIZE,
+               "a whole batch fits");
+
 const struct channel_rule keyops_keeper_rules[] = {
     {KEYOPS_SIGN_TLS13, 0, 12 + 32 + KEYOPS_WISH_SIZE, 12 + KEYOPS_HASH_MAX + KEYOPS_WISH_SIZE},
     {KEYOPS_SIGN_TLS12_SERVER, 0, 76 + KEYOPS_WISH_SIZE,
@@ -16,6 +26,8 @@ const struct channel_rule keyops_keeper_rules[] = {
     {KEYOPS_TICKET_KEYS, 0, 4 + KEYOPS_WISH_SIZE, 4 + KEYOPS_WISH_SIZE},
     {KEYOPS_OPEN_TICKET, 0, 9 + KEYOPS_WISH_SIZE + KEYOPS_TICKET_EXTRA, KEYOPS_OPEN_MAX},
     {KEYOPS_FILTERS, 0, 4, 4},
+    {KEYOPS_OPEN_TICKETS, 0, ITEM_EXTRA + 9 + KEYOPS_WISH_SIZE + KEYOPS_TICKET_EXTRA,
+     KEYOPS_BATCH_SIZE},
 };
 const size_t keyops_keeper_rule_count = sizeof(keyops_keeper_rules) / sizeof(struct channel_rule);
 
@@ -23,6 +35,7 @@ const struct channel_rule keyops_handshaker_rules[] = {
     {KEYOPS_HELLO, 0, 1, KEYOPS_BUILD_MAX},
     {KEYOPS_ANSWER, 0, 9, KEYOPS_ANSWER_MAX},
     {KEYOPS_REFUSAL, 0, 5, 5},
+    {KEYOPS_ANSWERS, 0, ITEM_EXTRA + 5, KEYOPS_BATCH_SIZE},
 };
 const size_t keyops_handshaker_rule_count =
     sizeof(keyops_handshaker_rules) / sizeof(struct channel_rule);
@@ -271,4 +284,33 @@ keyops_get_refused(struct keyops_refused *m, const void *body, size_t size)
     m->number = wire_get_u32(&reader);
     m->reason = wire_get_u8(&reader);
     return wire_done(&reader);
+}
+
+bool
+keyops_add_item(const struct keyops_item *m, uint8_t *buffer, size_t room, size_t *used)
+{
+    struct wire_writer writer;
+    size_t size;
+
+    wire_writer_init(&writer, buffer + *used, room - *used);
+    wire_put_u8(&writer, m->refused);
+    wire_put_string(&writer, 4, m->body, m->size);
+    size = wire_size(&writer);
+    *used += size;
+    return size > 0;
+}
+
+bool
+keyops_next_item(struct keyops_item *m, const uint8_t **body, size_t *size)
+{
+    struct wire_reader reader;
+
+    wire_reader_init(&reader, *body, *size);
+    m->refused = wire_get_u8(&reader);
+    m->body = wire_get_string(&reader, 4, KEYOPS_BATCH_SIZE, &m->size);
+    if (reader.failed || m->refused > 1)
+        return false;
+    *body = reader.next;
+    *size = (size_t)(reader.end - reader.next);
+    return true;
 }

@@ -22,8 +22,10 @@ enum keyops_type {
     KEYOPS_TICKET_KEYS,       /* request: to seal tickets with, one each */
     KEYOPS_OPEN_TICKET,       /* request */
     KEYOPS_FILTERS,           /* request: how tickets of ours are told from others' */
+    KEYOPS_OPEN_TICKETS,      /* request: several OPEN_TICKET in one message */
     KEYOPS_ANSWER = 64,       /* keeper -> handshaker: result bytes */
     KEYOPS_REFUSAL,           /* keeper -> handshaker: this shape, key or scheme is refused */
+    KEYOPS_ANSWERS,           /* keeper -> handshaker: one for each of OPEN_TICKETS */
 };
 
 enum keyops_role {
@@ -77,6 +79,12 @@ enum keyops_refusal {
 #define KEYOPS_KEYS_SIZE                                                                           \
     (KEYOPS_PERIOD_SIZE + KEYOPS_KEYS_MAX * (KEYOPS_NONCE_SIZE + KEYOPS_KEY_SIZE))
 #define KEYOPS_ANSWER_MAX (4 + 4 + 1 + KEYOPS_TICKET_MAX + 1 + KEYOPS_KEYS_SIZE)
+
+/* Several requests in one message, and their answers. Whoever asks sees to it that they fit: sealed
+ * sessions of at most KEYOPS_BATCH_TICKET bytes do. */
+#define KEYOPS_BATCH_MAX    16
+#define KEYOPS_BATCH_TICKET 2048
+#define KEYOPS_BATCH_SIZE   40960
 
 /* Seals one session and no other; what it is derived from is in agent/ticket.h. Bytes only: it lies
  * in a message as it is. */
@@ -154,6 +162,14 @@ struct keyops_refused {
     uint8_t reason; /* enum keyops_refusal */
 };
 
+/* One of several requests, or one of their answers (then refused says of which of the two kinds):
+ * bytes of a body, to be read as that of a message. */
+struct keyops_item {
+    uint8_t refused;
+    const uint8_t *body; /* in the message */
+    size_t size;
+};
+
 /* Which types each side takes, for channel_receive(). */
 extern const struct channel_rule keyops_keeper_rules[];
 extern const size_t keyops_keeper_rule_count;
@@ -180,5 +196,10 @@ size_t keyops_put_answer(const struct keyops_answer *m, void *buffer, size_t siz
 bool keyops_get_answer(struct keyops_answer *m, const void *body, size_t size);
 size_t keyops_put_refused(const struct keyops_refused *m, void *buffer, size_t size);
 bool keyops_get_refused(struct keyops_refused *m, const void *body, size_t size);
+
+/* Append an item to the *used bytes of a body that are there: false if it does not fit. Take the
+ * first one off the *size bytes at *body: false if there is none. */
+bool keyops_add_item(const struct keyops_item *m, uint8_t *buffer, size_t room, size_t *used);
+bool keyops_next_item(struct keyops_item *m, const uint8_t **body, size_t *size);
 
 #endif
