@@ -127,6 +127,20 @@ fuzz_answer(const uint8_t *body, size_t size)
     onetime_wipe(&in_hand);
 }
 
+/* Items, of requests or of answers. */
+static void
+fuzz_items(const uint8_t *body, size_t size, void (*take)(const uint8_t *body, size_t size))
+{
+    struct keyops_item item;
+
+    while (size > 0 && keyops_next_item(&item, &body, &size)) {
+        uint8_t *copy = fuzz_copy(item.body, item.size);
+
+        take(copy, item.size);
+        free(copy);
+    }
+}
+
 static void
 fuzz_keyops(const uint8_t *data, size_t size)
 {
@@ -152,8 +166,14 @@ fuzz_keyops(const uint8_t *data, size_t size)
     case KEYOPS_OPEN_TICKET:
         fuzz_ticket(body, size);
         break;
+    case KEYOPS_OPEN_TICKETS:
+        fuzz_items(body, size, fuzz_ticket);
+        break;
     case KEYOPS_ANSWER:
         fuzz_answer(body, size);
+        break;
+    case KEYOPS_ANSWERS:
+        fuzz_items(body, size, fuzz_answer);
         break;
     case KEYOPS_REFUSAL:
         (void)keyops_get_refused(&refused, body, size);

@@ -325,6 +325,66 @@ START_TEST(tickets_of_others_are_refused)
 }
 END_TEST
 
+/* Several in one message: each is judged as if it were alone. */
+static size_t
+put_openings(uint8_t *body, const struct keyops_open_ticket *request, size_t count, uint8_t refused)
+{
+    uint8_t one[256];
+    struct keyops_item item = {
+        .refused = refused, .body = one, .size = keyops_put_open_ticket(request, one, sizeof(one))};
+    size_t size = 0;
+
+    for (size_t i = 0; i < count; i++)
+        ck_assert(keyops_add_item(&item, body, KEYOPS_BATCH_SIZE, &size));
+    return size;
+}
+
+START_TEST(each_of_several_tickets_is_judged_alone)
+{
+    static uint8_t sealed[64], body[KEYOPS_BATCH_SIZE];
+    struct keyops_open_ticket request = {
+        .number = 5, .wish = {.keys = 1, .scope = {1}}, .data = sealed};
+    struct onetime_keys keys;
+    struct keyops_answer answer;
+    struct keyops_refused refused;
+    struct keyops_item item;
+    const uint8_t *left;
+    size_t size, left_size;
+
+    ck_assert_int_eq(ask_keys(1), 0);
+    keys = take_keys(0);
+    request.data_size = seal_with(&keys, sealed);
+    size = put_openings(body, &request, 2, 0);
+    request.wish.scope[0] = 2; /* of somebody else */
+    size += put_openings(body + size, &request, 1, 0);
+    request.wish.scope[0] = 1;
+    size += put_openings(body + size, &request, KEYOPS_BATCH_MAX - 3, 0);
+    ck_assert_int_eq(channel_send(run.peer, KEYOPS_OPEN_TICKETS, body, size, NULL, 0), CHANNEL_OK);
+    ck_assert_int_eq(receive(), CHANNEL_OK);
+    ck_assert_uint_eq(message.type, KEYOPS_ANSWERS);
+    left = message.body;
+    left_size = message.size;
+    for (int i = 0; i < KEYOPS_BATCH_MAX; i++) {
+        ck_assert(keyops_next_item(&item, &left, &left_size));
+        ck_assert_uint_eq(item.refused, i == 2);
+        if (i == 2) {
+            ck_assert(keyops_get_refused(&refused, item.body, item.size));
+            ck_assert_int_eq(refused.reason, KEYOPS_BAD_TICKET);
+            continue;
+        }
+        ck_assert(keyops_get_answer(&answer, item.body, item.size));
+        ck_assert_uint_eq(answer.number, 5);
+        ck_assert_mem_eq(answer.data, "\0session", 8);
+        ck_assert_uint_eq(answer.key_count, 1);
+        ck_assert_mem_ne(answer.keys[0].nonce, sealed, KEYOPS_NONCE_SIZE);
+    }
+    ck_assert_uint_eq(left_size, 0);
+    check_that_it_serves();
+    ck_assert_uint_eq(keeper_totals(&run).tickets_opened, KEYOPS_BATCH_MAX - 1);
+    ck_assert_uint_eq(keeper_totals(&run).refusals, 1);
+}
+END_TEST
+
 /* A taken-over handshaker seals with a key as often as it likes: what it wrote itself is all that
  * it can read of it. The nonce of somebody else's ticket cannot be asked for: there is no request
  * with one, but to open, and opening gives out no key of the ticket's. */
@@ -733,6 +793,57 @@ send_fds_only(void)
     ck_assert_int_eq(channel_send(run.peer, KEYOPS_OPEN_TICKET, NULL, 0, fds, 4), CHANNEL_OK);
 }
 
+static void
+send_several(size_t count, uint8_t refused, size_t cut)
+{
+    static uint8_t body[KEYOPS_BATCH_SIZE];
+    struct keyops_open_ticket request = {
+        .number = 5, .data = zeros, .data_size = KEYOPS_TICKET_EXTRA};
+    size_t size = put_openings(body, &request, count, refused) - cut;
+
+    ck_assert_int_eq(channel_send(run.peer, KEYOPS_OPEN_TICKETS, body, size, NULL, 0), CHANNEL_OK);
+}
+
+static void
+send_too_many(void)
+{
+    send_several(KEYOPS_BATCH_MAX + 1, 0, 0);
+}
+
+static void
+send_refusal_as_request(void)
+{
+    send_several(1, 1, 0);
+}
+
+static void
+send_several_cut(void)
+{
+    send_several(2, 0, 1);
+}
+
+/* A request that is no OPEN_TICKET among them. */
+static void
+send_signature_among_several(void)
+{
+    uint8_t body[512], one[256];
+    struct keyops_item item = {.body = one, .size = good_body(one, sizeof(one))};
+    size_t size = 0;
+
+    ck_assert(keyops_add_item(&item, body, sizeof(body), &size));
+    ck_assert_int_eq(channel_send(run.peer, KEYOPS_OPEN_TICKETS, body, size, NULL, 0), CHANNEL_OK);
+}
+
+static void
+send_more_than_fits(void)
+{
+    static uint8_t body[KEYOPS_BATCH_SIZE + 1];
+
+    ck_assert_int_eq(
+        channel_send(run.peer, KEYOPS_OPEN_TICKETS, body, KEYOPS_BATCH_SIZE + 1, NULL, 0),
+        CHANNEL_OK);
+}
+
 START_TEST(bad_form_ends_the_keeper)
 {
     static const struct {
@@ -756,6 +867,11 @@ START_TEST(bad_form_ends_the_keeper)
         {"more keys than there are", send_greed},
         {"the same, with a signature", send_greed_with_signature},
         {"a long session id", send_long_id},
+        {"more tickets than may come together", send_too_many},
+        {"a refusal among tickets", send_refusal_as_request},
+        {"tickets cut off", send_several_cut},
+        {"a signature among tickets", send_signature_among_several},
+        {"more tickets than fit", send_more_than_fits},
         {"an fd", send_fd},
         {"fds only", send_fds_only},
     };
@@ -790,7 +906,7 @@ START_TEST(random_packets_give_nothing_away)
         for (size_t j = 0; j < size && j < sizeof(packet); j++)
             packet[j] = (uint8_t)random();
         packet[0] = 0;
-        packet[1] = (uint8_t)(random() % 8);
+        packet[1] = (uint8_t)(random() % 9);
         if (size > sizeof(packet))
             size = sizeof(packet);
         if (send(run.peer, packet, size, MSG_NOSIGNAL) != (ssize_t)size ||
@@ -894,6 +1010,7 @@ main(int argc, char **argv)
     tcase_add_test(tcase, tls12_shapes_that_are_none_are_refused);
     tcase_add_test(tcase, keys_come_as_wished_and_with_answers_only);
     tcase_add_test(tcase, tickets_of_others_are_refused);
+    tcase_add_test(tcase, each_of_several_tickets_is_judged_alone);
     tcase_add_test(tcase, the_key_of_a_ticket_is_not_to_be_had);
     tcase_add_test(tcase, a_csr_hidden_in_the_randoms_is_refused);
     tcase_add_test(tcase, a_signed_mail_hidden_in_the_randoms_is_refused);

@@ -309,6 +309,41 @@ START_TEST(keys_are_counted)
 }
 END_TEST
 
+/* Items lie one behind the other; each length that is not theirs is noticed. */
+START_TEST(items_make_the_round_trip)
+{
+    static uint8_t body[KEYOPS_BATCH_SIZE];
+    const struct keyops_item first = {0, data, 100}, second = {1, (const uint8_t *)"x", 1};
+    struct keyops_item item;
+    const uint8_t *left = body;
+    size_t size = 0, left_size;
+
+    ck_assert(keyops_add_item(&first, body, sizeof(body), &size));
+    ck_assert(keyops_add_item(&second, body, sizeof(body), &size));
+    ck_assert_uint_eq(size, 5 + 100 + 5 + 1);
+    left_size = size;
+    ck_assert(keyops_next_item(&item, &left, &left_size));
+    ck_assert(item.refused == 0 && item.size == 100 && item.body == body + 5);
+    ck_assert(keyops_next_item(&item, &left, &left_size));
+    ck_assert(item.refused == 1 && item.size == 1 && item.body[0] == 'x');
+    ck_assert_uint_eq(left_size, 0);
+    ck_assert(!keyops_next_item(&item, &left, &left_size));
+    for (size_t cut = 0; cut < 105; cut++) {
+        left = body;
+        left_size = cut;
+        ck_assert(!keyops_next_item(&item, &left, &left_size));
+        ck_assert(left == body && left_size == cut);
+    }
+    left = body;
+    left_size = size;
+    body[0] = 2; /* neither an answer nor a refusal */
+    ck_assert(!keyops_next_item(&item, &left, &left_size));
+    size = 0;
+    ck_assert(!keyops_add_item(&first, body, 104, &size)); /* no room */
+    ck_assert_uint_eq(size, 0);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -321,6 +356,7 @@ main(void)
     tcase_add_loop_test(tcase, each_type_goes_one_way, 0, COUNT(messages));
     tcase_add_test(tcase, lengths_are_bounded);
     tcase_add_test(tcase, keys_are_counted);
+    tcase_add_test(tcase, items_make_the_round_trip);
     suite_add_tcase(suite, tcase);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
