@@ -100,7 +100,7 @@ put_ban(const struct admin *admin, const struct ban *ban, void *body, size_t siz
         .uid = ban->uid,
         .pid = ban->pid,
         .times = ban->times,
-        .seconds = bans_left(&admin->greet->bans, ban->uid, loop_now(admin->loop))};
+        .seconds = bans_left(&admin->greet->bans, ban->uid, ban->named, loop_now(admin->loop))};
 
     return admin_put_ban(&message, body, size);
 }

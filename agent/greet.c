@@ -90,6 +90,19 @@ may_use_group(const struct greet_worker *worker, unsigned group)
     return false;
 }
 
+/* Shall this worker have a channel to the cell? Who has frozen cells before gets one cell of each
+ * group: all that it uses could be frozen at once, and no other. */
+static bool
+may_use_cell(const struct greet_worker *worker, const struct cell *cell)
+{
+    const struct greet *greet = worker->greet;
+    unsigned cells = greet->config->cells; /* of each group */
+
+    return may_use_group(worker, cell->group) &&
+           (cell->number % cells == worker->who.uid % cells ||
+            !bans_remember(&greet->bans, worker->who.uid, loop_now(greet->loop)));
+}
+
 /* True if some context names this group: others are nobody's business, and there may be many. */
 static bool
 is_named_group(const struct config *config, gid_t gid)
@@ -103,7 +116,10 @@ is_named_group(const struct config *config, gid_t gid)
     return false;
 }
 
-/* What the kernel says about the other side. Returns 0, or -1 with errno. */
+/* What the kernel says about the other side, as it was when it connected. Returns 0, or -1 with
+ * errno. The pid is for the log only: it may be another's by now, and nothing is looked up by it
+ * and no signal sent to it. So SO_PEERPIDFD (Linux 6.5), which names a process for good, is not
+ * asked for: who may what hangs on uid and groups alone. */
 static int
 read_credentials(int fd, const struct config *config, struct control_worker *who)
 {
@@ -286,7 +302,7 @@ greet_cell_up(struct greet *greet, struct cell *cell)
 
     for (struct greet_worker *worker = greet->workers; worker != NULL; worker = next) {
         next = worker->next;
-        if (worker->greeted && may_use_group(worker, cell->group)) {
+        if (worker->greeted && may_use_cell(worker, cell)) {
             worker->wanted[cell->number] = true;
             serve_worker(worker);
         }
@@ -296,14 +312,20 @@ greet_cell_up(struct greet *greet, struct cell *cell)
 void
 greet_ban(struct greet *greet, uint32_t uid, uint32_t pid)
 {
-    const struct ban *ban = bans_add(&greet->bans, uid, pid, loop_now(greet->loop));
+    const uint64_t now = loop_now(greet->loop), others = greet->bans.others_until;
+    const struct ban *ban =
+        bans_add(&greet->bans, uid, pid, callers_is_named(&greet->callers, uid), now);
     struct greet_worker *next;
 
     if (ban == NULL)
         return;
     log_warning("uid %u (pid %u) froze a cell with a descriptor that it passed: kept out for %u s "
-                "(time %u)",
-                uid, pid, bans_left(&greet->bans, uid, loop_now(greet->loop)), ban->times);
+                "(time %u), and to one cell of a group for an hour after it",
+                uid, pid, bans_left(&greet->bans, uid, true, now), ban->times);
+    if (greet->bans.others_until != others)
+        log_warning("more than %d users are kept out: so is everybody for now whom `users` in %s "
+                    "does not name",
+                    BANS_MAX, greet->config->file);
     for (struct greet_worker *worker = greet->workers; worker != NULL; worker = next) {
         next = worker->next;
         if (worker->who.uid == uid)
@@ -392,32 +414,13 @@ connections_of(const struct greet *greet, uid_t uid, unsigned *waiting)
     return count;
 }
 
-/* How often this user has come. Of many users the one that has been quiet longest is forgotten. */
-static struct pace *
-pace_of(struct greet *greet, uint32_t uid)
-{
-    struct greet_user *spare = &greet->users[0];
-
-    for (size_t i = 0; i < GREET_USERS; i++) {
-        struct greet_user *user = &greet->users[i];
-
-        if (user->uid == uid)
-            return &user->pace;
-        if (user->pace.owed < spare->pace.owed)
-            spare = user;
-    }
-    spare->uid = uid;
-    spare->pace.owed = 0;
-    return &spare->pace;
-}
-
 /* WELCOME and the channels, if it is this user's turn; else later. May drop the worker. */
 static void
 greet_worker(struct greet_worker *worker)
 {
     struct greet *greet = worker->greet;
 
-    if (!pace_take(pace_of(greet, worker->who.uid), loop_now(greet->loop),
+    if (!pace_take(callers_pace(&greet->callers, worker->who.uid), loop_now(greet->loop),
                    greet->config->max_greetings, GREETINGS_BURST)) {
         if (greet->retry.previous == NULL)
             loop_timer_set(greet->loop, &greet->retry, RETRY_MS);
@@ -429,8 +432,8 @@ greet_worker(struct greet_worker *worker)
         return;
     }
     for (unsigned i = 0; i < greet->cells->count; i++)
-        worker->wanted[i] = greet->cells->list[i].state == CELL_UP &&
-                            may_use_group(worker, greet->cells->list[i].group);
+        worker->wanted[i] =
+            greet->cells->list[i].state == CELL_UP && may_use_cell(worker, &greet->cells->list[i]);
     if (serve_worker(worker))
         log_debug("worker uid %u (pid %u) was greeted", worker->who.uid, worker->who.pid);
 }
@@ -487,11 +490,14 @@ greet_connection(struct greet *greet, int fd)
              "not permitted: uid %u (pid %u) is in no context of this agent: add it to `workers` "
              "in %s",
              who.uid, who.pid, config->file);
-    else if ((banned = bans_left(&greet->bans, who.uid, loop_now(greet->loop))) > 0)
+    else if ((banned = bans_left(&greet->bans, who.uid, callers_is_named(&greet->callers, who.uid),
+                                 loop_now(greet->loop))) > 0)
         deny(greet, fd,
-             "uid %u is kept out for another %u s: a descriptor that it passed has frozen a "
+             "uid %u is kept out for another %u s: a descriptor that %s passed has frozen a "
              "process of the agent (see the agent's log)",
-             who.uid, banned);
+             who.uid, banned,
+             bans_remember(&greet->bans, who.uid, loop_now(greet->loop)) ? "it"
+                                                                         : "one of many users");
     else if (connections_of(greet, who.uid, &waiting) >= config->max_channels)
         deny(greet, fd,
              "uid %u has %u connections to the agent already: close some, or raise "
@@ -551,6 +557,7 @@ greet_init(struct greet *greet, int listener, struct loop *loop, const struct co
     greet->config = config;
     greet->cells = cells;
     greet->spare = listen_open_spare();
+    callers_init(&greet->callers, config);
     loop_timer_init(&greet->retry, retry_expired);
     loop_timer_init(&greet->pause, pause_over);
     loop_timer_init(&greet->leave, leave_expired);

@@ -13,20 +13,15 @@
 #include <stdint.h>
 
 #include "agent/bans.h"
+#include "agent/callers.h"
 #include "agent/cells.h"
 #include "agent/config.h"
 #include "agent/loop.h"
 #include "agent/pace.h"
 
-#define GREET_USERS   64
 #define GREET_LEAVING 128
 
 struct greet_worker;
-
-struct greet_user {
-    uint32_t uid;
-    struct pace pace;
-};
 
 struct greet {
     struct loop_watch watch; /* first; fd: the listening socket, not owned */
@@ -48,7 +43,7 @@ struct greet {
     int leaving[GREET_LEAVING]; /* connections to be closed together: each has messages left */
     size_t leaving_count;
     struct loop_timer leave;
-    struct greet_user users[GREET_USERS]; /* who came lately, and how often */
+    struct callers callers; /* how often each has come */
 };
 
 /* Begin to serve the listening socket. greet must stay where it is. Dies if the system refuses. */

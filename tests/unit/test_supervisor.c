@@ -252,7 +252,7 @@ on_frozen(uint32_t uid, uint32_t pid, void *data)
 }
 
 static void
-start_cells(unsigned count, size_t listener_count)
+make_cells(unsigned count, size_t listener_count)
 {
     static const struct cells_hooks hooks = {on_up, on_down, on_answered, on_frozen, NULL};
     struct error error = {""};
@@ -268,6 +268,12 @@ start_cells(unsigned count, size_t listener_count)
         listeners[i].fd = generation.public_fd;
     loop = loop_new();
     cells_init(&cells, loop, &config, &generation, listeners, listener_count, &hooks);
+}
+
+static void
+start_cells(unsigned count, size_t listener_count)
+{
+    make_cells(count, listener_count);
     cells_start(&cells);
 }
 
@@ -412,30 +418,79 @@ START_TEST(bans_grow_end_and_are_forgotten)
     uint64_t now = 5000;
     uint32_t expected = BANS_FIRST_S;
 
-    ck_assert_uint_eq(bans_left(&bans, 7, now), 0);
+    ck_assert_uint_eq(bans_left(&bans, 7, false, now), 0);
     for (uint32_t times = 1; times < 12; times++) {
-        const struct ban *ban = bans_add(&bans, 7, 70, now);
+        const struct ban *ban = bans_add(&bans, 7, 70, false, now);
 
         ck_assert_ptr_nonnull(ban);
         ck_assert_uint_eq(ban->times, times);
-        ck_assert_uint_eq(bans_left(&bans, 7, now), expected);
-        ck_assert_uint_eq(bans_left(&bans, 8, now), 0);
-        ck_assert_ptr_null(bans_add(&bans, 7, 70, now + 1)); /* another cell, the same moment */
+        ck_assert_uint_eq(bans_left(&bans, 7, false, now), expected);
+        ck_assert_uint_eq(bans_left(&bans, 8, false, now), 0);
+        ck_assert_ptr_null(
+            bans_add(&bans, 7, 70, false, now + 1)); /* another cell, the same moment */
         ck_assert_ptr_eq(bans_get(&bans, 0, now), ban);
         ck_assert_ptr_null(bans_get(&bans, 1, now));
         now += expected * UINT64_C(1000);
-        ck_assert_uint_eq(bans_left(&bans, 7, now - 1), 1);
-        ck_assert_uint_eq(bans_left(&bans, 7, now), 0);
+        ck_assert_uint_eq(bans_left(&bans, 7, false, now - 1), 1);
+        ck_assert_uint_eq(bans_left(&bans, 7, false, now), 0);
         ck_assert_ptr_null(bans_get(&bans, 0, now));
         expected = 2 * expected < hour ? 2 * expected : (uint32_t)hour;
     }
+    ck_assert(bans_remember(&bans, 7, now) && !bans_remember(&bans, 8, now));
     now += BANS_MEMORY_S * UINT64_C(1000);
-    ck_assert_uint_eq(bans_add(&bans, 7, 70, now)->times, 1);
-    for (uint32_t uid = 100; uid < 100 + BANS_MAX - 1; uid++) /* the table is full now */
-        ck_assert_ptr_nonnull(bans_add(&bans, uid, 1, now + 1000));
-    ck_assert_ptr_nonnull(bans_add(&bans, 99, 1, now + 2000));
-    ck_assert_uint_eq(bans_left(&bans, 7, now + 2000), 0); /* it would have been the first to end */
-    ck_assert_uint_eq(bans_left(&bans, 100, now + 2000), BANS_FIRST_S - 1);
+    ck_assert(!bans_remember(&bans, 7, now));
+    ck_assert_uint_eq(bans_add(&bans, 7, 70, false, now)->times, 1);
+}
+END_TEST
+
+/* More users than there is room for, all of them at the same time. */
+START_TEST(many_banned_users_keep_newcomers_out)
+{
+    enum { NAMED = 7, BANNED_NAMED = 8, NEWCOMER = 9, FIRST = 100, LAST = FIRST + BANS_MAX - 2 };
+    static struct bans bans;
+    uint64_t now = 5000;
+
+    ck_assert_uint_eq(bans_add(&bans, BANNED_NAMED, 1, true, now)->times, 1);
+    for (uint32_t uid = FIRST; uid <= LAST; uid++) /* the table is full now */
+        ck_assert_uint_eq(bans_add(&bans, uid, 1, false, now + 1000 + uid)->times, 1);
+    ck_assert_uint_eq(bans_left(&bans, NEWCOMER, false, now + 2000), 0);
+    now += 2000;
+    ck_assert_uint_eq(bans_add(&bans, 99, 1, false, now)->times, 2); /* the first one's in it */
+    ck_assert_uint_eq(bans_left(&bans, 99, false, now), 2 * BANS_FIRST_S);
+    ck_assert_uint_eq(bans_left(&bans, BANNED_NAMED, true, now), BANS_FIRST_S - 2);
+    ck_assert_uint_gt(bans_left(&bans, FIRST, false, now), BANS_FIRST_S - 2);
+    ck_assert_uint_gt(bans_left(&bans, NEWCOMER, false, now), BANS_FIRST_S - 2);
+    ck_assert_uint_eq(bans_left(&bans, NAMED, true, now), 0);
+    now += BANS_FIRST_S * 1000;
+    ck_assert_uint_eq(bans_left(&bans, NEWCOMER, false, now), 0);
+    ck_assert_uint_eq(bans_left(&bans, 99, false, now), BANS_FIRST_S);
+}
+END_TEST
+
+/* As many at once as one, if nobody has named them. */
+START_TEST(many_callers_share_what_few_have)
+{
+    static uid_t users[] = {33, 33, 34};
+    static struct config_context one = {.users = users, .user_count = 3};
+    const struct config named = {.contexts = &one, .context_count = 1};
+    const unsigned per_second = 10, burst = 5;
+    struct callers callers;
+    unsigned taken = 0;
+
+    callers_init(&callers, &named);
+    ck_assert(callers_is_named(&callers, 33) && callers_is_named(&callers, 34));
+    ck_assert(!callers_is_named(&callers, 35));
+    for (uint32_t uid = 1000; uid < 3000; uid++) {
+        for (unsigned i = 0; i <= burst; i++)
+            taken += pace_take(callers_pace(&callers, uid), 1000, per_second, burst);
+    }
+    ck_assert_uint_eq(taken, CALLERS_PLACES * burst);
+    for (unsigned i = 0; i < burst; i++) /* as if nobody else were there */
+        ck_assert(pace_take(callers_pace(&callers, 33), 1000, per_second, burst));
+    ck_assert(!pace_take(callers_pace(&callers, 33), 1000, per_second, burst));
+    ck_assert(pace_take(callers_pace(&callers, 34), 1000, per_second, burst));
+    ck_assert(pace_take(callers_pace(&callers, 5000), 1100, per_second, burst)); /* time goes on */
+    free(callers.list);
 }
 END_TEST
 
@@ -563,6 +618,74 @@ START_TEST(greeting_new_channel_limit_and_silence)
     ck_assert_int_eq(access(path, F_OK), -1);
     *strrchr(path, '/') = '\0';
     ck_assert_int_eq(rmdir(path), 0);
+    ck_assert_int_eq(rmdir(directory), 0);
+}
+END_TEST
+
+/* Number of the cell of the next CHANNEL; -1: there is none. */
+static int
+next_channel(int fd)
+{
+    static uint8_t buffer[CHANNEL_BUFFER_SIZE];
+    struct service_channel said = {0};
+    struct channel_message message;
+    struct error error = {""};
+
+    while (channel_receive(fd, service_greeting_rules, service_greeting_rule_count, buffer,
+                           sizeof(buffer), &message, &error) == CHANNEL_OK) {
+        bool found = message.type == SERVICE_CHANNEL &&
+                     service_get_channel(&said, message.body, message.size);
+
+        channel_message_clear(&message);
+        if (found)
+            return said.cell;
+    }
+    return -1;
+}
+
+START_TEST(who_froze_a_cell_gets_one_cell_afterwards)
+{
+    enum { CELLS = 3 };
+    static struct greet greet;
+    static uid_t me;
+    struct listen_unix listener;
+    struct error error = {""};
+    int ends[CELLS][2], worker, mine;
+
+    me = geteuid();
+    mine = (int)(me % CELLS);
+    contexts[0].users = &me;
+    contexts[0].user_count = 1;
+    ck_assert_ptr_nonnull(mkdtemp(directory));
+    snprintf(path, sizeof(path), "%s/socket", directory);
+    ck_assert_int_eq(listen_open_unix(path, "socket", 0666, &listener, &error), 0);
+    make_cells(CELLS, 0);
+    for (int i = 0; i < CELLS; i++) { /* handshakers that only listen */
+        ck_assert_int_eq(channel_pair(ends[i]), 0);
+        cells.list[i].state = CELL_UP;
+        cells.list[i].handshaker.watch.fd = ends[i][0];
+    }
+    greet_init(&greet, listener.fd, loop, &config, &cells);
+    worker = connect_to(path);
+    RUN_UNTIL(greet.worker_count == 1);
+    for (int i = 0; i < CELLS; i++)
+        ck_assert_int_eq(next_channel(worker), i);
+    ck_assert_int_eq(next_channel(worker), -1);
+    greet_ban(&greet, me, 1);
+    ck_assert_uint_eq(greet.worker_count, 0);
+    close(worker);
+    close(connect_to(path));
+    RUN_UNTIL(greet.denied == 1);
+    greet.bans.list[0].until = loop_now(loop); /* its time is over */
+    worker = connect_to(path);
+    RUN_UNTIL(greet.worker_count == 1);
+    ck_assert_int_eq(next_channel(worker), mine);
+    ck_assert_int_eq(next_channel(worker), -1);
+    for (int i = 0; i < CELLS; i++) /* each as if it had been replaced */
+        greet_cell_up(&greet, &cells.list[i]);
+    ck_assert_int_eq(next_channel(worker), mine);
+    ck_assert_int_eq(next_channel(worker), -1);
+    listen_remove_unix(&listener);
     ck_assert_int_eq(rmdir(directory), 0);
 }
 END_TEST
@@ -712,9 +835,12 @@ main(int argc, char **argv)
     tcase_add_test(tcase, silent_handshaker_says_who_froze_it);
     tcase_add_test(tcase, who_was_not_served_cannot_be_accused);
     tcase_add_test(tcase, bans_grow_end_and_are_forgotten);
+    tcase_add_test(tcase, many_banned_users_keep_newcomers_out);
+    tcase_add_test(tcase, many_callers_share_what_few_have);
     tcase_add_test(tcase, counters_of_the_dead_are_kept);
     tcase_add_test(tcase, who_may_use_a_context);
     tcase_add_test(tcase, greeting_new_channel_limit_and_silence);
+    tcase_add_test(tcase, who_froze_a_cell_gets_one_cell_afterwards);
     tcase_add_test(tcase, unix_socket_stale_live_and_in_the_way);
     tcase_add_test(tcase, end_of_a_channel_waits_for_a_process);
     tcase_add_test(tcase, role_arguments_are_parsed_strictly);
