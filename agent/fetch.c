@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "agent/exposure.h"
 #include "agent/hang_up.h"
 #include "agent/log.h"
 #include "agent/roles.h"
@@ -101,6 +102,13 @@ open_file(const char *path, const char *key, struct error *error)
         return error_set(error, "fleet: %s %s is not a regular file", key, path);
     }
     return fd;
+}
+
+static void
+tell_exposure(const struct config *config)
+{
+    if (config->fleet_store->password_file != NULL)
+        exposure_tell(config, config->fleet_store->password_file, "store_password_file");
 }
 
 /* Both, or none. */
@@ -444,8 +452,10 @@ fetch_init(struct fetch *fetch, struct loop *loop, const struct config *config, 
 void
 fetch_start(struct fetch *fetch)
 {
-    if (fetch->config->fleet_store != NULL)
-        start(fetch);
+    if (fetch->config->fleet_store == NULL)
+        return;
+    tell_exposure(fetch->config);
+    start(fetch);
 }
 
 bool
@@ -491,6 +501,7 @@ fetch_check(const struct config *config, struct error *error)
 
     if (config->fleet_store == NULL)
         return 0;
+    tell_exposure(config);
     if (channel_pair(pair) == -1)
         return error_set(error, "socketpair: %s", strerror(errno));
     pid = spawn_role(CONTROL_FETCHER, &args, pair[1], -1, error);

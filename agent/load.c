@@ -19,6 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "agent/exposure.h"
 #include "agent/generation.h"
 #include "agent/log.h"
 #include "agent/roles.h"
@@ -251,8 +252,13 @@ send_context(struct run *run, const struct config *config, size_t index, struct 
         send_file(run, LOAD_CLIENT_CA, context->client_ca_file, "client_ca", owner, error) == -1)
         return -1;
     for (size_t i = 0; i < context->identity_count; i++) {
-        if (send_identity(run, context, &context->identities[i], error) == -1)
+        const struct config_identity *identity = &context->identities[i];
+
+        if (send_identity(run, context, identity, error) == -1)
             return -1;
+        exposure_tell(config, identity->key != NULL ? identity->key : identity->certificate, "key");
+        if (identity->passphrase_file != NULL)
+            exposure_tell(config, identity->passphrase_file, "passphrase_file");
     }
     return 0;
 }
@@ -360,6 +366,8 @@ make_tickets(struct run *run, const struct task *task, struct error *error)
         fds[2] = open_file(config->fleet_secret_file, "secret_file", "fleet", error);
         if (fds[2] == -1)
             return -1;
+        if (task->group == 0) /* once */
+            exposure_tell(config, config->fleet_secret_file, "secret_file");
     }
     sent =
         channel_send_wait(run->channel, LOAD_TICKETS, body,

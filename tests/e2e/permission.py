@@ -8,7 +8,7 @@ import re
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import ROOT, WORKER_USER, Scene, check, client, context, facts, main, wait_until  # noqa: E402
+from e2e import AGENT_USER, BUILD, ROOT, WORKER_USER, Scene, check, client, context, facts, identity, main, run, wait_until  # noqa: E402
 
 STRANGER = "games"
 
@@ -50,6 +50,64 @@ def test_group_opens_a_context():
         worker = scene.worker(agent, "echo")
         client("echo", worker.port, 13, 3)
 
+
+
+def exposed(scene, body):
+    """What `tlsagentd -t` warns of, by the path of the file."""
+    file = scene.directory / "exposed.conf"
+    file.write_text(f'socket = "{scene.directory}/tlsagent.sock"\ncontrol_socket = "{scene.directory}/control.sock"\n'
+                    f'{"user = " + chr(34) + AGENT_USER + chr(34) if ROOT else ""}\n{body}')
+    output = run([BUILD / "tlsagentd", "-t", "-c", file]).stdout
+    return dict(re.findall(r"warning: \w+ (\S+) can be read by ([^:]*)", output))
+
+
+def test_secrets_that_workers_can_read_are_told():
+    certificate, key = identity("p256", "p256")
+    with Scene() as scene:
+        place = scene.directory
+        place.chmod(0o755)
+        hidden = place / "hidden"
+        hidden.mkdir(0o700)
+        user = pwd.getpwnam(WORKER_USER)
+        files = {name: place / name for name in ("key", "combined", "secret", "password", "hidden/key")}
+        for name, file in files.items():
+            file.touch(0o600)
+        for name in ("key", "hidden/key"):
+            files[name].write_bytes(key.read_bytes())
+        files["combined"].write_bytes(key.read_bytes() + certificate.read_bytes())
+        files["secret"].write_bytes(os.urandom(64))
+        files["password"].write_text("secret\n")
+        (place / "link").symlink_to("key")
+        body = context("www", "p256")
+        body = re.sub(r'    identity.*?}\n', "", body, count=1, flags=re.S)
+        body = body.replace("{\n", f"""{{
+    identity "a.example" {{ certificate = "{certificate}" key = "{place}/link" }}
+    identity "b.example" {{ certificate = "{files['combined']}" }}
+    identity "c.example" {{ certificate = "{certificate}" key = "{files['hidden/key']}" }}
+""", 1) + f"""fleet {{ secret_file = "{files['secret']}" store = "redis://127.0.0.1:1"
+    store_password_file = "{files['password']}" }}\n"""
+
+        def told(*names):
+            return {str(place / "link" if name == "key" else files[name]) for name in names}
+
+        check(exposed(scene, body) == {}, "nobody else can read them")
+        for name in files:
+            files[name].chmod(0o644)
+        found = exposed(scene, body)
+        print(found)
+        check(set(found) == told("key", "combined", "secret", "password"), found)
+        check(set(found.values()) == {"everybody on this machine"}, found)
+        for name in files:
+            files[name].chmod(0o640)
+        check(exposed(scene, body) == {}, "a group in which no worker is")
+        if not ROOT:
+            return
+        os.chown(files["key"], -1, user.pw_gid)
+        os.chown(files["secret"], user.pw_uid, -1)
+        os.chown(files["hidden/key"], user.pw_uid, -1)  # its directory is closed to it
+        found = exposed(scene, body)
+        print(found)
+        check(set(found) == told("key", "secret") and all(str(user.pw_uid) in who for who in found.values()), found)
 
 
 def foreign_group():
