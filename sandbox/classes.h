@@ -5,7 +5,12 @@
 #ifndef SANDBOX_CLASSES_H
 #define SANDBOX_CLASSES_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/random.h>
+#include <sys/types.h>
 
 #define CLASSES_GRAIN 16 /* alignment, and the smallest block */
 #define CLASSES_COUNT 240
@@ -27,6 +32,32 @@ classes_find(size_t size, size_t *room)
     part = (unsigned)((size - 1) >> shift) + 1; /* 5 to 8 of these */
     *room = (size_t)part << shift;
     return 4 * (shift - 4) + part;
+}
+
+/* How a free block is kept in another: or-ed exclusively with a secret of the process, so that who
+ * writes beyond the end of a block cannot choose where the block after the next one is given out;
+ * what comes out of it without the secret is hardly ever aligned. */
+static inline void *
+classes_mask(const void *block, uintptr_t secret)
+{
+    return (void *)((uintptr_t)block ^ secret); /* NOLINT(performance-no-int-to-ptr) */
+}
+
+static inline bool
+classes_aligned(const void *block)
+{
+    return (uintptr_t)block % CLASSES_GRAIN == 0;
+}
+
+/* Never 0, which says that there is none yet. */
+static inline uintptr_t
+classes_secret(void)
+{
+    uintptr_t secret = 0;
+
+    if (getrandom(&secret, sizeof(secret), 0) != (ssize_t)sizeof(secret))
+        abort();
+    return secret | 1;
 }
 
 #endif

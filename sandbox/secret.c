@@ -29,13 +29,14 @@ _Static_assert(sizeof(struct header) == CLASSES_GRAIN, "blocks must stay aligned
 #define MARK_FREE 0x66726565u
 
 struct free_block {
-    struct free_block *next;
+    struct free_block *next; /* masked */
 };
 
 static struct {
     enum secret_kind kind;
     uint8_t *start, *next, *end;
     struct free_block *free[CLASSES_COUNT];
+    uintptr_t secret;
 } region;
 
 /* Map size bytes of memfd_secret at address. */
@@ -85,6 +86,7 @@ secret_init(size_t size, struct error *error)
     /* memfd_secret is out of cores by itself and may refuse to be told so. */
     (void)madvise(start, size, MADV_DONTDUMP);
     (void)madvise(start, size, MADV_DONTFORK);
+    region.secret = classes_secret();
     region.start = region.next = start;
     region.end = start + size;
     return 0;
@@ -116,9 +118,10 @@ secret_malloc(size_t size)
         struct free_block *block = region.free[number];
 
         header = (struct header *)((uint8_t *)block - CLASSES_GRAIN);
-        if (header->mark != MARK_FREE || header->class_number != number)
+        region.free[number] = classes_mask(block->next, region.secret);
+        if (header->mark != MARK_FREE || header->class_number != number ||
+            !classes_aligned(region.free[number]))
             abort(); /* somebody wrote beyond his block */
-        region.free[number] = block->next;
         block->next = NULL;
     } else {
         if (room + CLASSES_GRAIN > secret_unused())
@@ -158,7 +161,7 @@ secret_free(void *pointer)
     header = header_of(pointer);
     explicit_bzero(pointer, header->size);
     header->mark = MARK_FREE;
-    block->next = region.free[header->class_number];
+    block->next = classes_mask(region.free[header->class_number], region.secret);
     region.free[header->class_number] = block;
 }
 

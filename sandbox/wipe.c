@@ -35,12 +35,13 @@ _Static_assert(sizeof(struct header) == CLASSES_GRAIN, "blocks must stay aligned
 
 struct free_block {
     struct header header;
-    struct free_block *next;
+    struct free_block *next; /* masked */
 };
 
 static struct {
     struct free_block *free[CLASSES_COUNT];
-    size_t bytes; /* in these lists */
+    size_t bytes;     /* in these lists */
+    uintptr_t secret; /* 0: nothing was kept yet */
 } cache;
 
 void *
@@ -60,9 +61,10 @@ wipe_malloc(size_t size, const char *file, int line)
         struct free_block *block = cache.free[number];
 
         header = &block->header;
-        if (header->mark != MARK_FREE || header->class_number != number)
+        cache.free[number] = classes_mask(block->next, cache.secret);
+        if (header->mark != MARK_FREE || header->class_number != number ||
+            !classes_aligned(cache.free[number]))
             abort(); /* somebody wrote beyond his block */
-        cache.free[number] = block->next;
         cache.bytes -= room;
         block->next = NULL;
     } else {
@@ -104,7 +106,9 @@ wipe_free(void *memory, const char *file, int line)
         struct free_block *block = (struct free_block *)header;
 
         cache.bytes += room;
-        block->next = cache.free[header->class_number];
+        if (cache.secret == 0)
+            cache.secret = classes_secret();
+        block->next = classes_mask(cache.free[header->class_number], cache.secret);
         cache.free[header->class_number] = block;
     } else {
         free(header);

@@ -63,10 +63,11 @@ START_TEST(freed_memory_is_clean)
 {
     for (size_t size = 1; size < 40000; size += 1 + size / 3) {
         uint8_t *first = ALLOCATE(size), *second;
+        const size_t link = size < sizeof(void *) ? size : sizeof(void *); /* to the next one */
 
         memset(first, 0xa5, size);
         FREE(first);
-        ck_assert(all_are(first, size, 0));
+        ck_assert(all_are(first + link, size - link, 0));
         second = ALLOCATE(size);
         ck_assert_ptr_eq(first, second);
         ck_assert(all_are(second, size, 0));
@@ -123,6 +124,24 @@ START_TEST(a_block_written_beyond_its_end_aborts)
     FREE(first);
 }
 END_TEST
+
+/* Two free blocks; who writes beyond the end of the one before them lets the link in the first one
+ * lead to where he likes, to what looks like a free block. */
+START_TEST(a_forged_link_of_a_free_block_aborts)
+{
+    _Alignas(16) static uint8_t wanted[128];
+    uint8_t *block = ALLOCATE(64), *other = ALLOCATE(64);
+    void *target = wanted;
+
+    FREE(other);
+    FREE(block);
+    memcpy(wanted, block - 16, 16); /* mark and class */
+    memcpy(block, &target, sizeof(target));
+    (void)ALLOCATE(64);
+    (void)ALLOCATE(64);
+    ck_assert_ptr_ne(ALLOCATE(64), wanted + 16);
+}
+END_TEST
 #endif
 
 START_TEST(nothing_is_nothing)
@@ -150,6 +169,7 @@ main(void)
     tcase_add_test(tests, what_is_kept_is_bounded);
     tcase_add_test_raise_signal(tests, a_second_free_aborts, SIGABRT);
     tcase_add_test_raise_signal(tests, a_block_written_beyond_its_end_aborts, SIGABRT);
+    tcase_add_test_raise_signal(tests, a_forged_link_of_a_free_block_aborts, SIGABRT);
 #endif
     suite_add_tcase(suite, tests);
     runner = srunner_create(suite);
