@@ -169,6 +169,34 @@ START_TEST(log_without_reader)
 }
 END_TEST
 
+static void
+say_last_word(void)
+{
+    ck_assert_int_eq((int)write(ends[1], "last word\n", 10), 10);
+    log_die("dies twice");
+}
+
+/* What must not be lost is done before the end, once, even if it fails. */
+START_TEST(last_act_comes_before_the_end)
+{
+    char text[4096];
+    int status;
+    pid_t child = fork();
+
+    if (child == 0) {
+        log_init("handshaker", LOG_LEVEL_INFO, 0);
+        log_at_death(say_last_word);
+        log_die("the keeper is gone");
+    }
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+    collect(text, sizeof(text));
+    ck_assert_ptr_nonnull(strstr(text, "the keeper is gone\nlast word\n"));
+    ck_assert_ptr_nonnull(strstr(text, "dies twice\n"));
+    ck_assert_ptr_eq(strstr(strstr(text, "last word") + 1, "last word"), NULL);
+}
+END_TEST
+
 START_TEST(die_and_bug)
 {
     char text[4096];
@@ -208,6 +236,7 @@ main(void)
     tcase_add_test(lines, full_log_drops_and_counts);
     tcase_add_test(lines, log_without_reader);
     tcase_add_test(lines, die_and_bug);
+    tcase_add_test(lines, last_act_comes_before_the_end);
     suite_add_tcase(suite, lines);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
