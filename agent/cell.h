@@ -56,6 +56,7 @@ struct cell {
     uint32_t in_flight;        /* handshakes in progress */
     uint32_t capacity;         /* handshakes at once: what the configuration and our fds allow */
     uint64_t channels_refused;
+    uint32_t pid;            /* ours; asking the kernel each time would be a system call */
     uint16_t kernel;         /* what kernel TLS can do here: bits of protocol/kernel_tls.h */
     struct serving *serving; /* shared with the supervisor: whom we serve just now */
     uint8_t *buffer;         /* CHANNEL_BUFFER_SIZE, for one message at a time */

@@ -9,7 +9,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "agent/log.h"
 #include "agent/newticket.h"
@@ -488,7 +487,7 @@ handshake_describe(const struct handshake *handshake, struct service_finished *f
     finished->id = handshake->id;
     finished->form = handshake->form;
     finished->resumed = handshake->resumed;
-    finished->agent_pid = (uint32_t)getpid();
+    finished->agent_pid = handshake->cell->pid;
     finished->state = handshake->traffic;
     memcpy(finished->context, facts->name, sizeof(finished->context));
     memcpy(finished->sni, handshake->sni, sizeof(finished->sni));

@@ -330,6 +330,7 @@ handshaker_main(const struct role_args *args)
     for (size_t i = 0; i < part->context_count; i++)
         cell->contexts[i].counters.context = part->contexts[i].index;
     cell->kernel = args->kernel;
+    cell->pid = (uint32_t)getpid();
     cell->serving = &nobody;
     cell->loop = loop_new();
     loop_at_end_of_round(cell->loop, open_tickets, cell); /* before what sends answers */
