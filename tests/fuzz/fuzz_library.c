@@ -4,9 +4,10 @@
  * connections are wanted. It can fail handshakes; nothing else.
  *
  * First byte: 1 to 3 cells have been given; 0x10: connections are pulled, 0x20: a handshake is
- * cancelled. Then packets: a byte of where to (0: the first connection, 1 to 3: a cell) and which
- * fd goes with it (0x10: a stream socket, 0x20: a new channel, 0x30: two; 0x40: none, and the
- * channel ends), two bytes of size, the packet: type and body.
+ * cancelled, 0x40: nothing has been said yet. Then packets: a byte of where to (0: the first
+ * connection, 1 to 3: a cell) and which fd goes with it (0x10: a stream socket, 0x20: a new
+ * channel, 0x30: two; 0x40: none, and the channel ends), two bytes of size, the packet: type and
+ * body.
  */
 #include "tests/fuzz/fuzz.h"
 
@@ -158,7 +159,8 @@ fuzz_library(const uint8_t *data, size_t size)
     FUZZ_REQUIRE(handle != NULL);
     agent.greeting = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     FUZZ_REQUIRE(agent.greeting != -1);
-    fuzz_library_greet(&agent, 1 + data[0] % FUZZ_LIBRARY_CELLS);
+    if ((data[0] & 0x40) == 0)
+        fuzz_library_greet(&agent, 1 + data[0] % FUZZ_LIBRARY_CELLS);
     if ((data[0] & 0x10) != 0)
         (void)tlsagent_pull(handle, "www", 2);
     for (size_t i = 0; i < FUZZ_LIBRARY_HANDSHAKES; i++) {

@@ -27,7 +27,7 @@ fuzz_move_socket(uint8_t kind, int pair[2])
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 
     pair[1] = -1;
-    switch (kind % 6) {
+    switch (kind % 64 % 6) {
     case 0:
     case 1:
         FUZZ_REQUIRE(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
@@ -97,6 +97,11 @@ fuzz_move_use(struct tlsagent_conn *conn)
 
     if (strcmp(tlsagent_conn_form(conn), "stream") == 0)
         return; /* a plain descriptor, and no business of ours */
+    FUZZ_REQUIRE(tlsagent_conn_version(conn) != NULL && tlsagent_conn_cipher(conn) != NULL);
+    FUZZ_REQUIRE(strlen(tlsagent_conn_context(conn)) < SERVICE_NAME_MAX);
+    FUZZ_REQUIRE(tlsagent_conn_servername(conn) == NULL || tlsagent_conn_servername(conn)[0] != 0);
+    FUZZ_REQUIRE(tlsagent_conn_alpn(conn) == NULL || tlsagent_conn_alpn(conn)[0] != 0);
+    (void)tlsagent_conn_agent_pid(conn);
     (void)tlsagent_pending(conn);
     (void)tlsagent_peek(conn, plain, 10);
     for (int i = 0; i < 5 && tlsagent_read(conn, plain, sizeof(plain)) > 0; i++)

@@ -54,8 +54,8 @@ run_coverage() {
     llvm-profdata merge -sparse "$out"/*.profraw -o "$out/all.profdata"
     llvm-cov report "${objects[@]}" -instr-profile="$out/all.profdata" protocol/*.c agent/generation.c \
         agent/generation_format.c agent/shape.c agent/keyring.c agent/ticket.c agent/workers.c agent/handshake.c \
-        agent/transport.c agent/credential*.c agent/config*.c client/record*.c client/stream*.c client/move.c \
-        client/facts.c |
+        agent/transport.c agent/credential*.c agent/config*.c agent/redis.c client/record*.c client/stream*.c \
+        client/ktls.c client/move.c client/facts.c client/greeting.c client/cell.c client/accept.c |
         awk 'NR == 1 { printf "%-32s %8s %8s %8s\n", "file", "lines", "missed", "covered" }
             /\.c |^TOTAL/ { printf "%-32s %8s %8s %8s\n", $1, $8, $9, $10 }'
 }
