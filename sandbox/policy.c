@@ -195,7 +195,7 @@ static const struct policy_call fetcher_calls[] = {
 
 /* The relay. FIONREAD: how many bytes wait in the socket pair; SO_LINGER, as all have it: to end a
  * plain TCP connection with a reset. Record states are in memory that is not reserved
- * (client/slot.c). */
+ * (client/slot.c). MADV_DONTNEED: malloc_trim(), after a rush. */
 static const struct policy_call relay_calls[] = {
     {SCMP_SYS(ioctl), {POLICY_IS(1, FIONREAD)}},
     {SCMP_SYS(mmap),
@@ -203,6 +203,7 @@ static const struct policy_call relay_calls[] = {
       POLICY_IS(3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)}},
     {SCMP_SYS(madvise), {POLICY_IS(2, MADV_DONTDUMP)}},
     {SCMP_SYS(madvise), {POLICY_IS(2, MADV_WIPEONFORK)}},
+    {SCMP_SYS(madvise), {POLICY_IS(2, MADV_DONTNEED)}},
 };
 
 /* The supervisor opens files, makes sockets and starts the others (who inherit this filter and

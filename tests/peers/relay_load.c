@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -278,6 +279,11 @@ run(const char *ca, size_t count, unsigned seed)
 int
 main(int argc, char **argv)
 {
+    struct rlimit files;
+
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max; /* a plain user's is too small for two thousand connections */
+    setrlimit(RLIMIT_NOFILE, &files);
     signal(SIGPIPE, SIG_IGN);
     for (size_t i = 0; i < sizeof(pattern); i++)
         pattern[i] = (uint8_t)((i % PATTERN) * (i % PATTERN) >> 5);
