@@ -20,6 +20,7 @@
 
 #include <openssl/crypto.h>
 #include <openssl/err.h>
+#include <openssl/provider.h>
 #include <openssl/rand.h>
 
 #include "agent/generation.h"
@@ -533,7 +534,8 @@ prepare(void)
     /* No configuration file of whoever's may put other code into this process. */
     if (OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ATEXIT, NULL) != 1)
         log_die("libcrypto does not start");
-    if (random_load(&error) == -1)
+    /* A provider loaded by name keeps libcrypto from loading its own by itself. */
+    if (OSSL_PROVIDER_load(NULL, "default") == NULL || random_load(NULL, &error) == -1)
         log_die("%s", error.text);
     keeper.keyring = keyring_new(keeper.secret, cached, &error);
     if (keeper.keyring == NULL)

@@ -192,25 +192,21 @@ provider_init(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in, const OSS
 
 /* Is ours the one that libcrypto uses? */
 static bool
-is_chosen(void)
+is_chosen(OSSL_LIB_CTX *libctx)
 {
-    EVP_RAND_CTX *used = RAND_get0_public(NULL);
+    EVP_RAND_CTX *used = RAND_get0_public(libctx);
 
     return used != NULL && EVP_RAND_is_a(EVP_RAND_CTX_get0_rand(used), RANDOM_NAME) == 1;
 }
 
 int
-random_load(struct error *error)
+random_load(OSSL_LIB_CTX *libctx, struct error *error)
 {
-    static bool loaded;
-
-    /* A provider loaded by name keeps libcrypto from loading its own by itself. They are held as
-     * long as the process lives. */
-    if (!loaded && (OSSL_PROVIDER_load(NULL, "default") == NULL ||
-                    OSSL_PROVIDER_add_builtin(NULL, PROVIDER_NAME, provider_init) != 1 ||
-                    OSSL_PROVIDER_load(NULL, PROVIDER_NAME) == NULL ||
-                    RAND_set_DRBG_type(NULL, RANDOM_NAME, NULL, NULL, NULL) != 1 || !is_chosen()))
+    /* It is held as long as the process lives. */
+    if (OSSL_PROVIDER_available(libctx, PROVIDER_NAME) != 1 &&
+        (OSSL_PROVIDER_add_builtin(libctx, PROVIDER_NAME, provider_init) != 1 ||
+         OSSL_PROVIDER_load(libctx, PROVIDER_NAME) == NULL ||
+         RAND_set_DRBG_type(libctx, RANDOM_NAME, NULL, NULL, NULL) != 1 || !is_chosen(libctx)))
         return error_set(error, "the kernel's random numbers cannot be given to libcrypto");
-    loaded = true;
     return 0;
 }
