@@ -3,8 +3,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,7 +47,6 @@ client_new(struct client_set *set, int fd, bool owns_fd)
 
     if (client == NULL)
         return NULL;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     client->fd = fd;
     client->owns_fd = owns_fd;
     client->wake_at = 1;

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <grp.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pwd.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -71,6 +73,7 @@ prefork_listen(const char *text)
     if (fd == -1)
         die("--listen %s: %s", text, strerror(errno));
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int)); /* what is accepted has it */
     if (bind(fd, address->ai_addr, address->ai_addrlen) == -1 || listen(fd, SOMAXCONN) == -1)
         die("--listen %s: %s; %s", text, strerror(errno),
             errno == EADDRINUSE ? "stop the program that uses it, or choose another port"
