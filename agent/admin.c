@@ -18,6 +18,7 @@
 #include "agent/listen.h"
 #include "agent/log.h"
 #include "agent/roles.h"
+#include "agent/watchdog.h"
 #include "sandbox/sandbox.h"
 
 static void
@@ -292,8 +293,8 @@ session_ready(struct loop_watch *watch, uint32_t events)
     }
     session->state = ADMIN_COLLECTING;
     loop_timer_set(admin->loop, &session->timer, ADMIN_ANSWER_MS);
-    cells_ping(admin->cells);
-    if (cells_answered(admin->cells)) /* nobody runs */
+    watchdog_ping(admin->cells);
+    if (watchdog_answered(admin->cells)) /* nobody runs */
         answer(session);
 }
 

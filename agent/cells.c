@@ -2,11 +2,9 @@
 #include "agent/cells.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,16 +16,15 @@
 #include "agent/log.h"
 #include "agent/roles.h"
 #include "agent/spawn.h"
+#include "agent/watchdog.h"
 
 #define MESSAGES_PER_EVENT 64 /* then the other channels get their turn */
 #define STOP_MS            500
 
 static void start_cell(struct cell *cell);
-static void fail_cell(struct cell *cell, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
 
-static const char *
-process_name(const struct cell_process *process, char *text, size_t size)
+const char *
+cells_process_name(const struct cell_process *process, char *text, size_t size)
 {
     snprintf(text, size, "%s %u.%u", spawn_role_name(process->role), process->cell->group,
              process->cell->number);
@@ -121,10 +118,8 @@ backoff(struct cell *cell, uint64_t now)
     return wait < CELLS_BACKOFF_MAX_MS ? wait : CELLS_BACKOFF_MAX_MS;
 }
 
-/* The cell is of no use any more: clear it away and have it replaced. Its processes' structures are
- * those of the next ones when this returns. */
-static void
-fail_cell(struct cell *cell, const char *format, ...)
+void
+cells_fail(struct cell *cell, const char *format, ...)
 {
     struct cells *cells = cell->cells;
     char why[ERROR_TEXT_MAX];
@@ -183,8 +178,8 @@ fail_ended(struct cell_process *process, int status)
         pid = other->pid;
         other->pid = 0;
     }
-    fail_cell(cell, "%s (pid %d) %s", process_name(process, name, sizeof(name)), (int)pid,
-              ending(status, how, sizeof(how)));
+    cells_fail(cell, "%s (pid %d) %s", cells_process_name(process, name, sizeof(name)), (int)pid,
+               ending(status, how, sizeof(how)));
 }
 
 /* The process closed its channel: it is ending. */
@@ -197,8 +192,8 @@ fail_closed(struct cell_process *process)
     if (reap_soon(process, &status))
         fail_ended(process, status);
     else
-        fail_cell(process->cell, "%s (pid %d) closed its channel",
-                  process_name(process, name, sizeof(name)), (int)process->pid);
+        cells_fail(process->cell, "%s (pid %d) closed its channel",
+                   cells_process_name(process, name, sizeof(name)), (int)process->pid);
 }
 
 /* The running process with this pid, NULL if it is none of ours. */
@@ -223,14 +218,14 @@ cells_reaped(struct cells *cells, pid_t pid, int status)
         fail_ended(process, status);
 }
 
-/* ---- messages from a process; each returns false after fail_cell() ---- */
+/* ---- messages from a process; each returns false after cells_fail() ---- */
 
 static bool
 refuse(struct cell_process *process, const char *what)
 {
     char name[32];
 
-    fail_cell(process->cell, "%s %s", process_name(process, name, sizeof(name)), what);
+    cells_fail(process->cell, "%s %s", cells_process_name(process, name, sizeof(name)), what);
     return false;
 }
 
@@ -355,7 +350,7 @@ take_pong(struct cell_process *process, const struct channel_message *message)
     process->pong = pong;
     process->ponged = pong.number;
     process->unanswered_since = pong.number == process->ping ? 0 : loop_now(cells->loop);
-    if (cells_answered(cells))
+    if (watchdog_answered(cells))
         cells->hooks.answered(cells->hooks.data);
     return true;
 }
@@ -437,8 +432,8 @@ process_ready(struct loop_watch *watch, uint32_t events)
             return;
         case CHANNEL_REFUSED:
         case CHANNEL_FAILED:
-            fail_cell(process->cell, "%s broke the protocol: %s",
-                      process_name(process, name, sizeof(name)), error.text);
+            cells_fail(process->cell, "%s broke the protocol: %s",
+                       cells_process_name(process, name, sizeof(name)), error.text);
             return;
         }
     }
@@ -468,7 +463,7 @@ start_process(struct cell_process *process, int control, int child_control, int 
     process->unanswered_since = 0;
     memset(&process->pong, 0, sizeof(process->pong));
     process->started = loop_now(cell->cells->loop);
-    process_name(process, args.name, sizeof(args.name));
+    cells_process_name(process, args.name, sizeof(args.name));
     loop_watch_init(&process->watch, control, process_ready);
     process->pid = spawn_role(process->role, &args, child_control, peer, error);
     if (process->pid == -1) {
@@ -514,7 +509,7 @@ start_cell(struct cell *cell)
         }
     }
     if (result == -1)
-        fail_cell(cell, "cell %u.%u cannot be started: %s", cell->group, cell->number, error.text);
+        cells_fail(cell, "cell %u.%u cannot be started: %s", cell->group, cell->number, error.text);
     else
         loop_timer_set(cell->cells->loop, &cell->timer, CELLS_START_MS);
 }
@@ -527,141 +522,9 @@ timer_expired(struct loop_timer *timer)
     if (cell->state == CELL_DOWN)
         start_cell(cell);
     else
-        fail_cell(cell, "cell %u.%u was not ready after %d seconds (%s)", cell->group, cell->number,
-                  CELLS_START_MS / 1000,
-                  cell->keeper.ready ? "its handshaker is late" : "its keeper is late");
-}
-
-/* ---- the watchdog ---- */
-
-static void
-ping_process(struct cell_process *process)
-{
-    struct control_ping message;
-    uint8_t body[8];
-    size_t size;
-
-    if (process->watch.fd == -1 || !process->ready)
-        return;
-    message.number = process->ping + 1;
-    size = control_put_ping(&message, body, sizeof(body));
-    if (process->unanswered_since == 0)
-        process->unanswered_since = loop_now(process->cell->cells->loop);
-    /* No room: it does not read, and the silence is being counted already. */
-    if (channel_send(process->watch.fd, CONTROL_PING, body, size, NULL, 0) == CHANNEL_OK)
-        process->ping++;
-}
-
-void
-cells_ping(struct cells *cells)
-{
-    for (unsigned i = 0; i < cells->count; i++) {
-        ping_process(&cells->list[i].keeper);
-        ping_process(&cells->list[i].handshaker);
-    }
-}
-
-bool
-cells_answered(const struct cells *cells)
-{
-    for (unsigned i = 0; i < cells->count; i++) {
-        const struct cell *cell = &cells->list[i];
-
-        if (cell->keeper.unanswered_since != 0 || cell->handshaker.unanswered_since != 0)
-            return false;
-    }
-    return true;
-}
-
-/* Has it been silent for so long? */
-static bool
-is_silent(const struct cell_process *process, uint64_t now, uint64_t milliseconds)
-{
-    return process->watch.fd != -1 && process->unanswered_since != 0 &&
-           now - process->unanswered_since >= milliseconds;
-}
-
-/* Does it wait in the kernel, or (somebody stopped it, or it gets no CPU) not even that? */
-static bool
-is_blocked(pid_t pid)
-{
-    char path[32], text[128];
-    const char *state;
-    ssize_t size = 0;
-    int fd;
-
-    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd != -1) {
-        size = read(fd, text, sizeof(text) - 1);
-        close(fd);
-    }
-    if (size <= 0)
-        return true; /* nothing speaks for the worker */
-    text[size] = '\0';
-    state = strrchr(text, ')'); /* "pid (name) state ..." */
-    return state == NULL || strncmp(state, ") D", 3) == 0 || strncmp(state, ") S", 3) == 0;
-}
-
-/* A handshaker is silent: whose descriptor is it waiting for? What it says is believed only of
- * users whose channels it got; and not if it waits for its keeper. */
-static bool
-find_culprit(const struct cell *cell, uint32_t *uid, uint32_t *pid)
-{
-    uint64_t mark;
-
-    if (cell->serving == NULL || cell->keeper.unanswered_since != 0)
-        return false;
-    mark = atomic_load_explicit(&cell->serving->whom, memory_order_acquire);
-    if (!serving_whom(mark, uid, pid) || !is_blocked(cell->handshaker.pid))
-        return false;
-    for (size_t i = 0; i < cell->served_count; i++) {
-        if (cell->served[i] == *uid)
-            return true;
-    }
-    return false;
-}
-
-/* Is it stalled? One that is blocked in what a worker gave it will not come back: that is known
- * sooner than whether a busy machine just gives it no CPU. */
-static void
-judge_cell(struct cell *cell, uint64_t now)
-{
-    struct cells *cells = cell->cells;
-    struct cell_process *stalled = NULL;
-    uint32_t uid, pid;
-    bool found =
-        is_silent(&cell->handshaker, now, CELLS_FROZEN_MS) && find_culprit(cell, &uid, &pid);
-    char name[32];
-
-    if (found || is_silent(&cell->handshaker, now, CELLS_SILENCE_MS))
-        stalled = &cell->handshaker;
-    else if (is_silent(&cell->keeper, now, CELLS_SILENCE_MS))
-        stalled = &cell->keeper;
-    if (stalled == NULL)
-        return;
-    fail_cell(cell, "%s (pid %d) has not answered for %u ms",
-              process_name(stalled, name, sizeof(name)), (int)stalled->pid,
-              (unsigned)(now - stalled->unanswered_since));
-    if (found)
-        cells->hooks.frozen(uid, pid, cells->hooks.data);
-}
-
-static void
-ping_expired(struct loop_timer *timer)
-{
-    struct cells *cells =
-        (struct cells *)((char *)timer - offsetof(struct cells, ping_timer)); /* its member */
-    uint64_t now = loop_now(cells->loop);
-    /* We are late ourselves: the machine is starved, and silence says nothing about a cell. */
-    bool starved = now - cells->pinged > 2 * CELLS_PING_MS;
-
-    for (unsigned i = 0; i < cells->count && !starved; i++)
-        judge_cell(&cells->list[i], now);
-    cells_ping(cells);
-    (void)hang_up_again();
-    cells->pinged = now;
-    loop_timer_set(cells->loop, &cells->ping_timer, CELLS_PING_MS);
+        cells_fail(cell, "cell %u.%u was not ready after %d seconds (%s)", cell->group,
+                   cell->number, CELLS_START_MS / 1000,
+                   cell->keeper.ready ? "its handshaker is late" : "its keeper is late");
 }
 
 /* ---- all of them ---- */
@@ -715,7 +578,7 @@ cells_init(struct cells *cells, struct loop *loop, const struct config *config,
         init_process(cell, &cell->keeper, CONTROL_KEEPER);
         init_process(cell, &cell->handshaker, CONTROL_HANDSHAKER);
     }
-    loop_timer_init(&cells->ping_timer, ping_expired);
+    watchdog_init(cells);
 }
 
 void
@@ -723,8 +586,7 @@ cells_start(struct cells *cells)
 {
     for (unsigned i = 0; i < cells->count; i++)
         start_cell(&cells->list[i]);
-    cells->pinged = loop_now(cells->loop);
-    loop_timer_set(cells->loop, &cells->ping_timer, CELLS_PING_MS);
+    watchdog_start(cells);
 }
 
 unsigned

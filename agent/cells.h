@@ -110,9 +110,12 @@ unsigned cells_up(const struct cells *cells);
 /* Child pid ended with this wait status: if it is one of ours, its cell is replaced. */
 void cells_reaped(struct cells *cells, pid_t pid, int status);
 
-/* Ask every running process now; hooks.answered follows, or never if one does not answer. */
-void cells_ping(struct cells *cells);
-bool cells_answered(const struct cells *cells);
+/* The cell is of no use any more: clear it away and have it replaced. Its processes' structures are
+ * those of the next ones when this returns. */
+void cells_fail(struct cell *cell, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* "handshaker 0.1", written to text. */
+const char *cells_process_name(const struct cell_process *process, char *text, size_t size);
 
 /* Sum of a context's counters over all handshakers, living and dead. */
 void cells_sum_counters(const struct cells *cells, unsigned context,

@@ -26,6 +26,7 @@
 #include "agent/log.h"
 #include "agent/roles.h"
 #include "agent/spawn.h"
+#include "agent/watchdog.h"
 
 /* What the handshaker of a cell does; its keeper is always good. */
 enum fault {
@@ -311,7 +312,7 @@ START_TEST(each_fault_costs_its_own_cell_only)
 
         loop_round(loop);
         before = loop_now(loop); /* when it woke up; the next round says when it was done */
-        cells_ping(&cells);
+        watchdog_ping(&cells);
         loop_round(loop);
         if (ups[GOOD] > 0 && loop_now(loop) - before > longest)
             longest = loop_now(loop) - before;
@@ -500,7 +501,7 @@ START_TEST(counters_of_the_dead_are_kept)
 
     start_cells(1, 0);
     RUN_UNTIL(ups[0] == 1);
-    cells_ping(&cells);
+    watchdog_ping(&cells);
     RUN_UNTIL(answered);
     cells_sum_counters(&cells, 0, &sum);
     ck_assert_uint_eq(sum.started, 10);
@@ -509,7 +510,7 @@ START_TEST(counters_of_the_dead_are_kept)
     cells_sum_counters(&cells, 0, &sum);
     ck_assert_uint_eq(sum.started, 10);
     answered = false;
-    cells_ping(&cells);
+    watchdog_ping(&cells);
     RUN_UNTIL(answered);
     cells_sum_counters(&cells, 0, &sum);
     ck_assert_uint_eq(sum.started, 20);
