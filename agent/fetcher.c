@@ -24,14 +24,14 @@
 #include "agent/log.h"
 #include "agent/loop.h"
 #include "agent/redis.h"
+#include "agent/role_control.h"
 #include "agent/roles.h"
 #include "protocol/control.h"
 #include "protocol/store.h"
 #include "sandbox/sandbox.h"
 
-#define START_DEADLINE_MS  10000 /* for the supervisor's first words */
-#define CONNECT_MS         2000  /* from the socket to the first good answer */
-#define COMMAND_MS         1000  /* without an answer: the connection is given up */
+#define CONNECT_MS         2000 /* from the socket to the first good answer */
+#define COMMAND_MS         1000 /* without an answer: the connection is given up */
 #define BACKOFF_MIN_MS     100
 #define BACKOFF_MAX_MS     5000
 #define STABLE_MS          10000 /* connected so long: the next loss is the first again */
@@ -501,21 +501,13 @@ add_client(int fd)
 /* ---- the supervisor's words ---- */
 
 static void
-send_control(uint16_t type, const uint8_t *body, size_t size)
-{
-    if (channel_send_wait(ROLE_FD_CONTROL, type, body, size, NULL, 0, START_DEADLINE_MS) !=
-        CHANNEL_OK)
-        log_die("the supervisor does not listen");
-}
-
-static void
 answer_ping(uint32_t number)
 {
     const struct control_pong pong = {
         .number = number, .workers = self.client_count, .store = self.use};
     uint8_t body[256];
 
-    send_control(CONTROL_PONG, body, control_put_pong(&pong, body, sizeof(body)));
+    role_control_send(CONTROL_PONG, body, control_put_pong(&pong, body, sizeof(body)));
 }
 
 static void
@@ -556,21 +548,19 @@ static void
 control_ready(struct loop_watch *watch, uint32_t events)
 {
     struct channel_message message;
-    struct error error = {""};
 
+    (void)watch;
     (void)events;
-    switch (channel_receive(watch->fd, control_fetcher_rules, control_fetcher_rule_count,
-                            self.buffer, sizeof(self.buffer), &message, &error)) {
+    switch (role_control_receive(control_fetcher_rules, control_fetcher_rule_count, self.buffer,
+                                 &message)) {
     case CHANNEL_OK:
         obey(&message);
         channel_message_clear(&message);
         break;
-    case CHANNEL_AGAIN:
-        break;
-    case CHANNEL_CLOSED: /* the supervisor stops us, or is gone */
+    case CHANNEL_CLOSED:
         exit(0);
     default:
-        log_die("control channel: %s", error.text);
+        break;
     }
 }
 
@@ -643,7 +633,7 @@ receive_settings(void)
 
     if (channel_receive_wait(ROLE_FD_CONTROL, control_fetcher_rules, control_fetcher_rule_count,
                              self.buffer, sizeof(self.buffer), &message, &error,
-                             START_DEADLINE_MS) != CHANNEL_OK ||
+                             ROLE_CONTROL_MS) != CHANNEL_OK ||
         message.type != CONTROL_STORE ||
         !control_get_store(&self.settings, message.body, message.size))
         log_die("the supervisor's first message does not tell what the store is: %s", error.text);
@@ -673,7 +663,7 @@ fetcher_main(const struct role_args *args)
         log_die("OpenSSL does not start");
     (void)strerror(ECONNREFUSED); /* libc's tables are read before the sandbox closes */
     snprintf(hello.build, sizeof(hello.build), "%s", role_build_id);
-    send_control(CONTROL_HELLO, body, control_put_hello(&hello, body, sizeof(body)));
+    role_control_send(CONTROL_HELLO, body, control_put_hello(&hello, body, sizeof(body)));
     receive_settings();
     self.loop = loop_new();
     self.backoff_ms = BACKOFF_MIN_MS;
@@ -684,7 +674,7 @@ fetcher_main(const struct role_args *args)
     if (sandbox_enter(SANDBOX_FETCHER, args->uid, args->gid, args->parent, &error) == -1)
         log_die("%s", error.text);
     ready.layers = sandbox_in_force();
-    send_control(CONTROL_READY, body, control_put_ready(&ready, body, sizeof(body)));
+    role_control_send(CONTROL_READY, body, control_put_ready(&ready, body, sizeof(body)));
     ask_for_connection();
     loop_run(self.loop);
 }

@@ -28,6 +28,7 @@
 #include "agent/proxykey.h"
 #include "agent/proxyticket.h"
 #include "agent/random.h"
+#include "agent/role_control.h"
 #include "agent/roles.h"
 #include "agent/selftest.h"
 #include "agent/sessions.h"
@@ -37,9 +38,8 @@
 #include "sandbox/sandbox.h"
 #include "sandbox/wipe.h"
 
-#define START_DEADLINE_MS 10000 /* for the keeper's and the supervisor's first words */
-#define UNREAD_MAX        1024  /* descriptors that a uid may leave unread in this cell */
-#define SPARE_FDS         64    /* channels, listening sockets, one in transit, the log */
+#define UNREAD_MAX 1024 /* descriptors that a uid may leave unread in this cell */
+#define SPARE_FDS  64   /* channels, listening sockets, one in transit, the log */
 
 struct handshaker {
     struct cell cell;
@@ -59,8 +59,7 @@ receive_generation(struct handshaker *handshaker)
 
     if (channel_receive_wait(ROLE_FD_CONTROL, control_handshaker_rules,
                              control_handshaker_rule_count, handshaker->cell.buffer,
-                             CHANNEL_BUFFER_SIZE, &message, &error,
-                             START_DEADLINE_MS) != CHANNEL_OK)
+                             CHANNEL_BUFFER_SIZE, &message, &error, ROLE_CONTROL_MS) != CHANNEL_OK)
         log_die("the supervisor sent no generation: %s", error.text);
     if (message.type != CONTROL_PUBLIC ||
         !control_get_generation(&generation, message.body, message.size))
@@ -72,14 +71,6 @@ receive_generation(struct handshaker *handshaker)
     close(fd);
     handshaker->generation = generation.generation;
     return part;
-}
-
-static void
-send_control(uint16_t type, const uint8_t *body, size_t size)
-{
-    if (channel_send_wait(ROLE_FD_CONTROL, type, body, size, NULL, 0, START_DEADLINE_MS) !=
-        CHANNEL_OK)
-        log_die("the supervisor does not listen");
 }
 
 static void
@@ -96,9 +87,10 @@ answer_ping(struct handshaker *handshaker, uint32_t number)
     if (cell->store != NULL)
         store_count(cell->store, &pong.store);
     for (size_t i = 0; i < identity_context_count(cell->identities); i++)
-        send_control(CONTROL_CONTEXT_COUNTERS, body,
-                     control_put_context_counters(&cell->contexts[i].counters, body, sizeof(body)));
-    send_control(CONTROL_PONG, body, control_put_pong(&pong, body, sizeof(body)));
+        role_control_send(
+            CONTROL_CONTEXT_COUNTERS, body,
+            control_put_context_counters(&cell->contexts[i].counters, body, sizeof(body)));
+    role_control_send(CONTROL_PONG, body, control_put_pong(&pong, body, sizeof(body)));
 }
 
 /* The position of the context that the configuration numbers so, or die: the supervisor and the
@@ -213,22 +205,19 @@ control_ready(struct loop_watch *watch, uint32_t events)
     struct handshaker *handshaker =
         (struct handshaker *)((char *)watch - offsetof(struct handshaker, control));
     struct channel_message message;
-    struct error error = {""};
 
     (void)events;
-    switch (channel_receive(watch->fd, control_handshaker_rules, control_handshaker_rule_count,
-                            handshaker->cell.buffer, CHANNEL_BUFFER_SIZE, &message, &error)) {
+    switch (role_control_receive(control_handshaker_rules, control_handshaker_rule_count,
+                                 handshaker->cell.buffer, &message)) {
     case CHANNEL_OK:
         obey(handshaker, &message);
         channel_message_clear(&message);
         break;
-    case CHANNEL_AGAIN:
-        break;
-    case CHANNEL_CLOSED: /* the supervisor stops us, or is gone */
+    case CHANNEL_CLOSED:
         workers_send_answers(&handshaker->cell);
         exit(0);
     default:
-        log_die("control channel: %s", error.text);
+        break;
     }
 }
 
@@ -317,10 +306,10 @@ handshaker_main(const struct role_args *args)
     if (cell->buffer == NULL)
         log_die("out of memory");
     strncpy(hello.build, role_build_id, sizeof(hello.build) - 1);
-    send_control(CONTROL_HELLO, body, control_put_hello(&hello, body, sizeof(body)));
+    role_control_send(CONTROL_HELLO, body, control_put_hello(&hello, body, sizeof(body)));
 
     part = receive_generation(&handshaker);
-    keeper = keycall_open(ROLE_FD_PEER, START_DEADLINE_MS, &error);
+    keeper = keycall_open(ROLE_FD_PEER, ROLE_CONTROL_MS, &error);
     if (keeper == NULL || keyschedule_load(&error) == -1 || proxykey_load(&error) == -1 ||
         (cell->tickets = proxyticket_new(keeper, &error)) == NULL ||
         (cell->identities = identity_table_new(part, keeper, &handshake_hooks, &error)) == NULL)
@@ -352,6 +341,6 @@ handshaker_main(const struct role_args *args)
     proxyticket_let_wait(cell->tickets, handshake_go_on);
     ready.generation = handshaker.generation;
     ready.layers = sandbox_in_force();
-    send_control(CONTROL_READY, body, control_put_ready(&ready, body, sizeof(body)));
+    role_control_send(CONTROL_READY, body, control_put_ready(&ready, body, sizeof(body)));
     loop_run(cell->loop);
 }
