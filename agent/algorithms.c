@@ -19,7 +19,7 @@ static const char *const kept[] = {"AES-128-GCM:", "AES-256-GCM:", "ChaCha20-Pol
 #define KEPT (sizeof(kept) / sizeof(kept[0]))
 
 /* One per process: roles are single-threaded. */
-static OSSL_PROVIDER *libcryptos; /* held as long as the process lives */
+static OSSL_PROVIDER *libcryptos, *ours; /* held as long as the process lives */
 static OSSL_ALGORITHM ciphers[KEPT + 1];
 
 static bool
@@ -86,14 +86,14 @@ algorithms_load(struct error *error)
 {
     static OSSL_LIB_CTX *apart;
 
-    if (apart != NULL)
+    if (ours != NULL)
         return 0;
     apart = OSSL_LIB_CTX_new();
     /* In there libcrypto needs random numbers too: it makes keys. */
     if (apart == NULL || (libcryptos = OSSL_PROVIDER_load(apart, "default")) == NULL ||
         random_load(apart, error) == -1 ||
         OSSL_PROVIDER_add_builtin(NULL, PROVIDER_NAME, provider_init) != 1 ||
-        OSSL_PROVIDER_load(NULL, PROVIDER_NAME) == NULL)
+        (ours = OSSL_PROVIDER_load(NULL, PROVIDER_NAME)) == NULL)
         return error_set(error, "libcrypto's algorithms cannot be loaded");
     return 0;
 }

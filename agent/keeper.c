@@ -48,6 +48,7 @@
 #define MEMORY_PER_KEY ((size_t)20 << 10)
 
 struct keeper {
+    OSSL_PROVIDER *libcryptos; /* held as long as the process lives */
     struct generation_secret *secret;
     struct keyring *keyring;
     struct ticket_state *ticket_state;
@@ -535,7 +536,8 @@ prepare(void)
     if (OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ATEXIT, NULL) != 1)
         log_die("libcrypto does not start");
     /* A provider loaded by name keeps libcrypto from loading its own by itself. */
-    if (OSSL_PROVIDER_load(NULL, "default") == NULL || random_load(NULL, &error) == -1)
+    if ((keeper.libcryptos = OSSL_PROVIDER_load(NULL, "default")) == NULL ||
+        random_load(NULL, &error) == -1)
         log_die("%s", error.text);
     keeper.keyring = keyring_new(keeper.secret, cached, &error);
     if (keeper.keyring == NULL)

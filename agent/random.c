@@ -202,10 +202,13 @@ is_chosen(OSSL_LIB_CTX *libctx)
 int
 random_load(OSSL_LIB_CTX *libctx, struct error *error)
 {
-    /* It is held as long as the process lives. */
-    if (OSSL_PROVIDER_available(libctx, PROVIDER_NAME) != 1 &&
+    static OSSL_PROVIDER
+        *held[2]; /* as long as the process lives: the default context's, and another */
+    OSSL_PROVIDER **ours = &held[libctx != NULL];
+
+    if (*ours == NULL &&
         (OSSL_PROVIDER_add_builtin(libctx, PROVIDER_NAME, provider_init) != 1 ||
-         OSSL_PROVIDER_load(libctx, PROVIDER_NAME) == NULL ||
+         (*ours = OSSL_PROVIDER_load(libctx, PROVIDER_NAME)) == NULL ||
          RAND_set_DRBG_type(libctx, RANDOM_NAME, NULL, NULL, NULL) != 1 || !is_chosen(libctx)))
         return error_set(error, "the kernel's random numbers cannot be given to libcrypto");
     return 0;
