@@ -18,16 +18,23 @@
 #define TYPE_HANDSHAKE          22
 #define TYPE_APPLICATION_DATA   23
 
+#define PSK_DHE_KE 1 /* RFC 8446 section 4.2.9 */
+
 #define LIFETIME_MAX (7 * 86400) /* RFC 8446 section 4.6.1 */
 
 #define SESSION_MAX 1024 /* encoded; a name and a protocol of 255 bytes each fit */
 #define TICKET_MAX  (SESSION_MAX + 128)
 #define MESSAGE_MAX (4 + 4 + 4 + 2 + 2 + TICKET_MAX + 2)
-#define RECORD_HEAD 5
-#define RECORD_MAX  TRANSPORT_BUFFER
-#define PLAIN_MAX   (RECORD_MAX - RECORD_HEAD - 1 - TRAFFIC_TAG_SIZE)
 
-_Static_assert(MESSAGE_MAX <= PLAIN_MAX, "a ticket must fit into a record");
+/* A client's limit makes several records of it, of 512 bytes at the least (RFC 6066 section 4). All
+ * of them fit into the transport. */
+#define RECORD_HEAD  5
+#define RECORD_EXTRA (RECORD_HEAD + 1 + TRAFFIC_TAG_SIZE)
+#define PIECES_MAX   4
+#define PLAIN_MAX    (TRANSPORT_BUFFER - PIECES_MAX * RECORD_EXTRA)
+
+_Static_assert(MESSAGE_MAX <= PLAIN_MAX && PLAIN_MAX <= PIECES_MAX * 512,
+               "a ticket must fit, and in no more pieces");
 
 /* What one call works with. */
 struct tickets {
@@ -46,11 +53,31 @@ struct tickets {
 static EVP_CIPHER_CTX
     *seal; /* one per process: roles are single-threaded; between calls without a key */
 
+/* Does the client know what to do with a ticket? libssl resumes with Diffie-Hellman only. */
+static bool
+can_use_tickets(SSL *ssl)
+{
+    const unsigned char *extension;
+    const uint8_t *modes;
+    struct wire_reader reader;
+    size_t size;
+
+    if (SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_psk_kex_modes, &extension, &size) != 1)
+        return false;
+    wire_reader_init(&reader, extension, size);
+    modes = wire_get_string(&reader, 1, UINT8_MAX, &size);
+    return wire_done(&reader) && memchr(modes, PSK_DHE_KE, size) != NULL;
+}
+
 size_t
 newticket_take_over(SSL *ssl)
 {
     size_t count = SSL_CTX_get_num_tickets(SSL_get_SSL_CTX(ssl));
 
+    if (!can_use_tickets(ssl)) {
+        (void)SSL_set_num_tickets(ssl, 0);
+        return 0;
+    }
     if (count == 0 || SSL_get_verify_mode(ssl) != SSL_VERIFY_NONE ||
         SSL_set_num_tickets(ssl, 0) != 1)
         return 0;
@@ -70,42 +97,58 @@ cipher_of(const struct traffic_suite *suite)
     return ciphers[suite->aead];
 }
 
+/* Make a record of `size` bytes; the one behind them is used for the record's type. */
+static bool
+seal_record(const struct tickets *tickets, uint64_t sequence, uint8_t *plain, size_t size,
+            uint8_t *record)
+{
+    const struct traffic_keys *keys = &tickets->state->send;
+    const size_t body = size + 1 + TRAFFIC_TAG_SIZE;
+    uint8_t *sealed = record + RECORD_HEAD;
+    uint8_t nonce[TRAFFIC_IV_SIZE], after = plain[size];
+    int length;
+    bool done;
+
+    record[0] = TYPE_APPLICATION_DATA;
+    record[1] = record[2] = 3;
+    record[3] = (uint8_t)(body >> 8);
+    record[4] = (uint8_t)body;
+    memcpy(nonce, keys->iv, sizeof(nonce));
+    for (size_t i = 0; i < 8; i++)
+        nonce[sizeof(nonce) - 1 - i] ^= (uint8_t)(sequence >> 8 * i);
+    plain[size] = TYPE_HANDSHAKE;
+    done =
+        EVP_EncryptInit_ex2(seal, cipher_of(tickets->suite), keys->key, nonce, NULL) == 1 &&
+        EVP_EncryptUpdate(seal, NULL, &length, record, RECORD_HEAD) == 1 &&
+        EVP_EncryptUpdate(seal, sealed, &length, plain, (int)size + 1) == 1 &&
+        EVP_EncryptFinal_ex(seal, sealed + size + 1, &length) == 1 &&
+        EVP_CIPHER_CTX_ctrl(seal, EVP_CTRL_AEAD_GET_TAG, TRAFFIC_TAG_SIZE, sealed + size + 1) == 1;
+    EVP_CIPHER_CTX_reset(seal); /* it holds the key, expanded */
+    plain[size] = after;
+    return done;
+}
+
 /* Seal what is in plain as one record, or as many as the client's limit makes of it (RFC 8446
- * section 5.2). */
+ * section 5.2). All of them or none: nothing else may come between the parts of a message. */
 static bool
 send_plain(struct tickets *tickets)
 {
     struct traffic_keys *keys = &tickets->state->send;
-    const size_t limit = tickets->state->max_fragment;
-    uint8_t *next = tickets->plain;
+    uint8_t records[TRANSPORT_BUFFER], *next = tickets->plain;
+    uint64_t sequence = keys->sequence;
+    size_t used = 0, left = tickets->plain_size, size;
 
-    while (tickets->plain_size > 0) {
-        size_t size = tickets->plain_size < limit ? tickets->plain_size : limit;
-        size_t body = size + 1 + TRAFFIC_TAG_SIZE;
-        uint8_t record[RECORD_MAX] = {TYPE_APPLICATION_DATA, 3, 3, (uint8_t)(body >> 8),
-                                      (uint8_t)body};
-        uint8_t nonce[TRAFFIC_IV_SIZE], after = next[size];
-        int length;
-        bool done;
-
-        memcpy(nonce, keys->iv, sizeof(nonce));
-        for (size_t i = 0; i < 8; i++)
-            nonce[sizeof(nonce) - 1 - i] ^= (uint8_t)(keys->sequence >> 8 * i);
-        next[size] = TYPE_HANDSHAKE;
-        done = EVP_EncryptInit_ex2(seal, cipher_of(tickets->suite), keys->key, nonce, NULL) == 1 &&
-               EVP_EncryptUpdate(seal, NULL, &length, record, RECORD_HEAD) == 1 &&
-               EVP_EncryptUpdate(seal, record + RECORD_HEAD, &length, next, (int)size + 1) == 1 &&
-               EVP_EncryptFinal_ex(seal, record + RECORD_HEAD + size + 1, &length) == 1 &&
-               EVP_CIPHER_CTX_ctrl(seal, EVP_CTRL_AEAD_GET_TAG, TRAFFIC_TAG_SIZE,
-                                   record + RECORD_HEAD + size + 1) == 1;
-        EVP_CIPHER_CTX_reset(seal); /* it holds the key, expanded */
-        next[size] = after;
-        if (!done || !transport_append(tickets->transport, record, RECORD_HEAD + body))
+    for (; left > 0; next += size, left -= size) {
+        size = left < tickets->state->max_fragment ? left : tickets->state->max_fragment;
+        if (size + RECORD_EXTRA > sizeof(records) - used ||
+            !seal_record(tickets, sequence++, next, size, records + used))
             return false;
-        keys->sequence++;
-        next += size;
-        tickets->plain_size -= size;
+        used += size + RECORD_EXTRA;
     }
+    if (used > 0 && !transport_append(tickets->transport, records, used))
+        return false;
+    keys->sequence = sequence;
+    tickets->plain_size = 0;
     return true;
 }
 

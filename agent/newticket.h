@@ -24,7 +24,8 @@
 #include "protocol/traffic.h"
 
 /* In the ClientHello callback, when the context is known: keep libssl from making tickets that are
- * ours. Returns how many there will be after a full handshake, 0: libssl makes them, or nobody. */
+ * ours, and any that the client cannot use. Returns how many there will be after a full handshake,
+ * 0: libssl makes them, or nobody. */
 size_t newticket_take_over(SSL *ssl);
 
 /* The handshake is over and its state exported: write `count` tickets, or one if it was resumed.

@@ -1,10 +1,13 @@
 /*
  * test_early.c: tickets that are opened several in one call of a real keeper, before libssl asks
- * for them; and what a keeper may not answer to that.
+ * for them; what a keeper may not answer to that; and tickets that are written behind libssl.
  */
 #include <check.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
+#include "agent/newticket.h"
 #include "agent/proxykey.h"
 #include "agent/proxyticket.h"
 #include "agent/roles.h"
@@ -22,7 +25,9 @@ static struct proxyticket *tickets;
 static SSL_CTX *server_ctx, *client_ctx;
 static SSL_SESSION *ticket; /* the last that the client was given */
 static unsigned gone_on;
-static SSL *victim; /* freed by whoever goes on first */
+static SSL *victim;  /* freed by whoever goes on first */
+static bool writing; /* tickets are not libssl's */
+static size_t taken_over;
 
 static int
 client_hello(SSL *ssl, int *alert, void *argument)
@@ -31,6 +36,8 @@ client_hello(SSL *ssl, int *alert, void *argument)
     (void)argument;
     if (proxyticket_has_waited(ssl))
         return SSL_CLIENT_HELLO_SUCCESS;
+    if (writing)
+        taken_over = newticket_take_over(ssl);
     return sessions_must_wait(ssl) ? SSL_CLIENT_HELLO_RETRY : SSL_CLIENT_HELLO_SUCCESS;
 }
 
@@ -91,6 +98,7 @@ set_up(void)
     SSL_CTX_sess_set_new_cb(client_ctx, keep_ticket);
     ticket = NULL;
     gone_on = 0;
+    writing = false;
 }
 
 static void
@@ -295,6 +303,120 @@ START_TEST(only_what_passes_the_filter_waits)
 }
 END_TEST
 
+/* ---- tickets that are written behind libssl ---- */
+
+/* How many bytes of messages are in the records that were written behind the first `before` bytes.
+ * The records are as many as were counted. */
+static size_t
+plain_written(const struct transport *transport, size_t before, uint64_t counted)
+{
+    const uint8_t *next = transport->out + before, *end = transport->out + transport->out_end;
+    size_t plain = 0;
+
+    for (; next < end; counted--) {
+        size_t body = (size_t)next[3] << 8 | next[4];
+
+        ck_assert_uint_ge((size_t)(end - next), 5 + body);
+        ck_assert_uint_gt(body, 1 + TRAFFIC_TAG_SIZE);
+        ck_assert_uint_le(body, 512 + 1 + TRAFFIC_TAG_SIZE);
+        plain += body - 1 - TRAFFIC_TAG_SIZE;
+        next += 5 + body;
+    }
+    ck_assert_uint_eq(counted, 0);
+    return plain;
+}
+
+static void
+fill_socket(int fd)
+{
+    static const uint8_t bytes[4096];
+
+    while (send(fd, bytes, sizeof(bytes), MSG_DONTWAIT | MSG_NOSIGNAL) > 0)
+        continue;
+}
+
+/* The client takes small records and reads nothing: wherever the room ends, it is sent whole
+ * messages. In the middle of one no other record may come (RFC 8446 section 5.1). */
+START_TEST(no_part_of_a_ticket_is_sent)
+{
+    struct export_state collected = {.have_resumption_secret = true};
+    struct transport transport;
+    struct pair pair;
+    size_t message = 0, least = SIZE_MAX, most = 0;
+    int sockets[2];
+
+    writing = true;
+    pair = new_pair(NULL, scope, TLS1_3_VERSION);
+    for (int i = 0; i < 4; i++) {
+        (void)SSL_do_handshake(pair.client);
+        step(pair.server);
+    }
+    ck_assert(SSL_is_init_finished(pair.server));
+    ck_assert_uint_eq(taken_over, 1);
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets), 0);
+    fill_socket(sockets[0]);
+    for (size_t before = 0; before <= TRANSPORT_BUFFER; before += 16) {
+        static const uint8_t flight[TRANSPORT_BUFFER];
+        struct traffic_state state = {.suite = 0x1301, .max_fragment = 512};
+        size_t written;
+
+        transport_init(&transport, sockets[0]);
+        ck_assert(transport_append(&transport, flight, before));
+        newticket_write(pair.server, before == 0 ? 1 : 8, &collected, &state, &transport);
+        written = plain_written(&transport, before, state.send.sequence);
+        if (before == 0)
+            message = written;
+        ck_assert_uint_gt(message, 0);
+        ck_assert_uint_eq(written % message, 0);
+        least = written < least ? written : least;
+        most = written > most ? written : most;
+    }
+    ck_assert_uint_eq(least, 0);
+    ck_assert_uint_gt(most, 512); /* in several records */
+    close(sockets[0]);
+    close(sockets[1]);
+    SSL_free(pair.client);
+    SSL_free(pair.server);
+}
+END_TEST
+
+/* A ticket is for clients that say how they would use it, and can (RFC 8446 section 4.2.9). */
+START_TEST(who_cannot_use_tickets_gets_none)
+{
+    static const uint8_t extension[] = {0, 45, 0, 2, 1, 1};
+    static const uint8_t others[][6] = {
+        {0, 45, 0, 2, 1, 1}, /* with Diffie-Hellman */
+        {0, 45, 0, 2, 1, 0}, /* only without */
+        {0, 45, 0, 2, 2, 1}, /* longer than it is */
+        {0x7a, 0x7a, 0, 2, 1, 1},
+    };
+    struct pair pair = {SSL_new(client_ctx), SSL_new(server_ctx)};
+    BIO *up = BIO_new(BIO_s_mem()), *down = BIO_new(BIO_s_mem());
+    uint8_t hello[2048], *found;
+    int size;
+
+    writing = true;
+    SSL_set_bio(pair.client, BIO_new(BIO_s_mem()), up);
+    SSL_set_bio(pair.server, down, BIO_new(BIO_s_mem()));
+    SSL_set_connect_state(pair.client);
+    SSL_set_accept_state(pair.server);
+    ck_assert_int_eq(proxyticket_bind(pair.server, tickets, scope), 0);
+    (void)SSL_do_handshake(pair.client);
+    size = BIO_read(up, hello, sizeof(hello));
+    ck_assert_int_gt(size, 0);
+    found = memmem(hello, (size_t)size, extension, sizeof(extension));
+    ck_assert_ptr_nonnull(found);
+    memcpy(found, others[_i], sizeof(others[_i]));
+    ck_assert_int_eq(BIO_write(down, hello, size), size);
+    taken_over = 99;
+    step(pair.server);
+    ck_assert_uint_eq(taken_over, _i == 0);
+    ck_assert_uint_eq(SSL_get_num_tickets(pair.server), 0); /* libssl makes none either */
+    SSL_free(pair.client);
+    SSL_free(pair.server);
+}
+END_TEST
+
 /* ---- a keeper that answers wrongly ---- */
 
 static size_t
@@ -397,6 +519,8 @@ main(int argc, char **argv)
     tcase_add_loop_test(opened, another_bind_forgets_what_was_opened, 0, 2);
     tcase_add_loop_test(opened, who_ends_while_he_waits_is_not_called, 0, 2);
     tcase_add_loop_test(opened, only_what_passes_the_filter_waits, 0, 2);
+    tcase_add_test(opened, no_part_of_a_ticket_is_sent);
+    tcase_add_loop_test(opened, who_cannot_use_tickets_gets_none, 0, 4);
     suite_add_tcase(suite, opened);
     tcase_add_test(wrong, each_has_its_own_answer);
     tcase_add_loop_exit_test(wrong, a_wrong_answer_ends_the_handshaker, 1, 1, 9);
