@@ -135,6 +135,7 @@ class Bench:
                 loads[name] = Load(start(scene, name, key, tickets=tickets), *options)
             batches = rounds_of(loads, count, self.rounds, per)
             for load in loads.values():
+                load.side.check_processes()
                 load.stop()
         self.results[title] = report(batches)
         for ours, others in self.results[title]["ratios"].items():
@@ -150,10 +151,10 @@ class Bench:
             self.measure(title, key, handshake_options(key, version), 150 if key == "rsa" else 300)
 
     def defaults(self):
-        """Each side with what it and OpenSSL's client choose by themselves."""
+        """Each side with the suite, the group and the number of tickets that it chooses if nobody says."""
         if not self.quick:
-            self.measure("full handshake, whatever is negotiated, P-256", "p256",
-                         ["--concurrency", CONCURRENCY], 300)
+            self.measure("full handshake, each side's own defaults, P-256", "p256",
+                         ["--concurrency", CONCURRENCY], 300, tickets=None)
 
     # (c)
     def capacity(self):
@@ -204,9 +205,12 @@ class Bench:
     def latency(self):
         say("latency of one handshake ...")
         options = ["--mode", "latency", "--size", SMALL, "--version", 13, "--suite", suite(13, "p256"), "--group", GROUP]
-        for where, cpus in (("one CPU", SERVER_CPUS), ("any CPU", None)):
+        for where, cpus in (("one CPU", SERVER_CPUS), ("agent and worker on different CPUs", SERVER_CPUS), ("any CPU", None)):
+            apart = where.startswith("agent")
+            if apart and LOAD_CPUS == SERVER_CPUS:
+                continue
             with Scene() as scene:
-                loads = {name: Load(start(scene, name, "p256", cpus=cpus or sorted(os.sched_getaffinity(0))), *options)
+                loads = {name: Load(start(scene, name, "p256", cpus=cpus or sorted(os.sched_getaffinity(0)), apart=apart), *options)
                          for name in self.sides()}
                 batches = rounds_of(loads, 60 if self.quick else 120, self.rounds, lambda said: said["done"])
                 for load in loads.values():
@@ -401,7 +405,7 @@ def versions():
     return {"date": datetime.date.today().isoformat(), "machine": f"{os.cpu_count()} CPUs, {cpu}",
             "kernel": platform.release(), "openssl": first("openssl", "version"), "packages": packages.strip(", "),
             "cpus": {"servers": SERVER_CPUS, "load": LOAD_CPUS},
-            "commit": first("git", "rev-parse", "--short", "HEAD")}
+            "commit": first("git", "describe", "--always", "--dirty")}
 
 
 MEASURES = ("generator", "full", "capacity", "defaults", "resumed", "latency", "bulk", "kernel", "relayed", "requests", "memory", "killed", "pieces")
@@ -426,7 +430,7 @@ def main():
     for name in wanted:
         try:
             getattr(bench, name)()
-        except AssertionError as error:
+        except (AssertionError, OSError) as error:
             broken += 1
             say(f"FAIL {name}: {error}")
             bench.results[f"FAILED: {name}"] = {"error": str(error)}

@@ -1,7 +1,8 @@
 """sides.py: the servers that the benchmark compares: ours, the peers, and an in-process OpenSSL server as the floor.
 
 All listen on 127.0.0.1 with the same certificate, the same versions, suites and groups, and the same number of
-processes, pinned to the same CPUs. A side knows all its processes: what it costs is the sum of their CPU time.
+processes, pinned to the same CPUs. Where tickets is None, suites, groups and tickets are each side's own choice. A side
+knows all its processes: what it costs is the sum of their CPU time.
 """
 import json
 import os
@@ -172,6 +173,13 @@ class Side:
         """{pid: CPU seconds}. A process of ours that has died meanwhile is an error."""
         return {pid: process_cpu(pid) for pid in self.processes}
 
+    def check_processes(self):
+        """None has come that is not counted."""
+        counted = set(self.processes)
+        self.find_processes()
+        if set(self.processes) != counted:
+            raise AssertionError(f"{self.name}: its processes are not those that were counted: {self.processes}")
+
     def resident(self):
         """{pid: bytes} of memory that the process does not share with others."""
         result = {}
@@ -196,7 +204,7 @@ def start_backend(scene, cpus=None):
 
 def start_ours(scene, key, count, tickets, name="tlsagent", listen=False):
     port = free_port()
-    settings = {"tickets": tickets}
+    settings = {} if tickets is None else {"tickets": tickets}
     if listen:
         settings["listen"] = f'{{"127.0.0.1:{port}"}}'
     if name == "tlsagent-kernel":
@@ -228,7 +236,7 @@ def start_stream(scene, key, count, tickets):
 def start_in_process(scene, key, count, tickets):
     port = free_port()
     server = started(scene, "in-process", [SERVER, port, "--tls", combined(scene, key), "--workers", count,
-                                           "--tickets", tickets])
+                                           *(() if tickets is None else ("--tickets", tickets))])
     wait_until(lambda: port_open(port), 10, "the in-process server listens")
     return Side("in-process", port, [server.pid])
 
@@ -240,6 +248,8 @@ def start_nginx(scene, key, count, tickets):
     for size in (SMALL, LARGE):
         (root / f"bytes/{size}").write_bytes(bytes(size))
     certificate, private = identity(key, key)
+    same = "" if tickets is None else f"""ssl_ciphers {CIPHERS}; ssl_prefer_server_ciphers on;
+    ssl_conf_command Ciphersuites {SUITES[13]}; ssl_ecdh_curve {GROUP}; ssl_conf_command NumTickets {tickets};"""
     file = scene.directory / "nginx.conf"
     file.write_text(f"""
 daemon off; worker_processes {count}; error_log stderr error;
@@ -252,8 +262,7 @@ http {{
   scgi_temp_path {scene.directory}/nginx-s; client_max_body_size 0;
   server {{
     listen 127.0.0.1:{port} ssl; ssl_certificate {certificate}; ssl_certificate_key {private};
-    ssl_protocols TLSv1.2 TLSv1.3; ssl_ciphers {CIPHERS}; ssl_prefer_server_ciphers on;
-    ssl_conf_command Ciphersuites {SUITES[13]}; ssl_ecdh_curve {GROUP}; ssl_conf_command NumTickets {tickets};
+    ssl_protocols TLSv1.2 TLSv1.3; {same}
     ssl_session_tickets on; root {root};
     location = /discard {{ return 200 "ok"; }}
   }}
@@ -267,15 +276,16 @@ http {{
 
 def start_haproxy(scene, key, count, tickets):
     port, backend = free_port(), start_backend(scene)
+    same = "" if tickets is None else f"""ssl-default-bind-ciphers {CIPHERS}
+    ssl-default-bind-ciphersuites {SUITES[13]}
+    ssl-default-bind-curves {GROUP}"""
     file = scene.directory / "haproxy.cfg"
     file.write_text(f"""
 global
     nbthread {count}
     maxconn {CONNECTIONS + 500}
     no strict-limits  # it wants two descriptors for each, whether they are needed or not
-    ssl-default-bind-ciphers {CIPHERS}
-    ssl-default-bind-ciphersuites {SUITES[13]}
-    ssl-default-bind-curves {GROUP}
+    {same}
     ssl-default-bind-options ssl-min-ver TLSv1.2
 defaults
     mode http
@@ -297,14 +307,15 @@ backend back
 
 def start_hitch(scene, key, count, tickets):
     port, backend = free_port(), start_backend(scene)
+    same = "" if tickets is None else f"""ciphers = "{CIPHERS}"
+ciphersuites = "{SUITES[13]}"
+ecdh-curve = "{GROUP}\""""
     file = scene.directory / "hitch.conf"
     file.write_text(f"""
 frontend = "[127.0.0.1]:{port}"
 backend = "[127.0.0.1]:{backend}"
 pem-file = "{combined(scene, key)}"
-ciphers = "{CIPHERS}"
-ciphersuites = "{SUITES[13]}"
-ecdh-curve = "{GROUP}"
+{same}
 tls-protos = TLSv1.2 TLSv1.3
 workers = {count}
 daemon = off
@@ -322,6 +333,9 @@ backlog = 4096
 def start_stunnel(scene, key, count, tickets):
     """One process has as many threads as connections, and admits 125 for each 256 descriptors: count are more processes."""
     backend = start_backend(scene)
+    same = "" if tickets is None else f"""ciphers = {CIPHERS}
+ciphersuites = {SUITES[13]}
+curves = {GROUP}"""
     ports, servers = [], []
     for number in range(count):
         port = free_port()
@@ -336,9 +350,7 @@ socket = r:TCP_NODELAY=1
 accept = 127.0.0.1:{port}
 connect = 127.0.0.1:{backend}
 cert = {combined(scene, key)}
-ciphers = {CIPHERS}
-ciphersuites = {SUITES[13]}
-curves = {GROUP}
+{same}
 sslVersionMin = TLSv1.2
 """)
         servers.append(started(scene, f"stunnel-{number}", ["/usr/bin/stunnel4", file]))
@@ -374,7 +386,8 @@ class Place(Scene):
         self.processes = scene.processes
 
 
-def start(scene, name, key, count=1, tickets=2, cpus=None):
+def start(scene, name, key, count=1, tickets=2, cpus=None, apart=False):
+    """apart: of ours, the agent on the load program's CPUs, the workers on the servers'."""
     cpus = cpus or SERVER_CPUS
     with on_cpus(cpus):
         side = STARTERS[name](Place(scene, name), key, count, tickets)
@@ -382,6 +395,8 @@ def start(scene, name, key, count=1, tickets=2, cpus=None):
         for thread in os.listdir(f"/proc/{pid}/task"):
             if not os.sched_getaffinity(int(thread)) <= set(cpus):  # hitch's workers choose a CPU themselves
                 os.sched_setaffinity(int(thread), cpus)
+        if apart and name in OURS and side.processes[pid] != "https-server":
+            os.sched_setaffinity(pid, LOAD_CPUS)
     return side
 
 
