@@ -1,5 +1,6 @@
 """plots.py: results as a table in Markdown and as plots (SVG, by gnuplot)."""
 import subprocess
+import textwrap
 
 
 def cell(ratio):
@@ -129,7 +130,8 @@ def plot(data, file):
     rows = [(title, result["ratios"]["tlsagent"]) for title, result in data["results"].items()
             if "tlsagent" in result.get("ratios", {}) and not title.startswith(("latency", "time"))]
     about = data["about"]
-    named = f"{about['date']}; {about['machine']}; Linux {about['kernel']}\\n{about['packages']}"
+    versions = [word for word in about["packages"].split(", ") if not word.startswith("nginx-")]  # as nginx
+    named = f"{about['date']}; {about['machine']}; Linux {about['kernel']}\\n{', '.join(versions)}"
     if not rows:
         return
     others = [name for name in ("nginx", "haproxy", "hitch", "stunnel") if any(name in row for _, row in rows)]
@@ -139,17 +141,18 @@ def plot(data, file):
         for other in others:
             ratio = row.get(other)
             values += [f"{ratio['median']:.4f} {ratio['low']:.4f} {ratio['high']:.4f}" if ratio else "NaN NaN NaN"]
-        text.append('"' + title.replace(", ", "\\n") + '" ' + " ".join(values))
+        text.append('"' + "\\n".join(textwrap.wrap(title, 14)) + '" ' + " ".join(values))
     plots = ", ".join(f"'-' using {2 + 3 * i}:{3 + 3 * i}:{4 + 3 * i}:xtic(1) title 'to {other}'"
                       for i, other in enumerate(others))
     block = "\n".join(text) + "\ne\n"
-    script = f"""set terminal svg size 1100,480 font 'sans,11' background '#ffffff'
+    script = f"""set terminal svg size 1200,520 font 'sans,11' background '#ffffff'
 set output '{file}'
 set title "CPU of all our processes divided by the peer's, same work (below 1: we are cheaper)\\n{named}" font ',10' noenhanced
 set style data histogram
 set style histogram errorbars gap 1.5 lw 1
 set style fill solid 0.8 border -1
 set boxwidth 0.9
+set bmargin 6
 set yrange [0:2]
 set ytics 0.2
 set grid y
