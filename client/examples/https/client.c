@@ -517,7 +517,13 @@ client_expire(struct client_set *set)
 
     for (struct client *client = set->first; client != NULL; client = next) {
         next = client->next;
-        if (client->deadline != 0 && client->deadline < time)
+        if (client->deadline == 0 || client->deadline >= time)
+            continue;
+        if (client->wake_at > 1) { /* less has come, perhaps: if so epoll says it now */
+            client_wake_at(client, 1);
+            client->wake_at = 1;
+            client->deadline = time + 1;
+        } else
             client_drop(set, client);
     }
 }
