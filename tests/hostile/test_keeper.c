@@ -10,6 +10,7 @@
 
 #include "agent/keyring.h"
 #include "agent/onetime.h"
+#include "agent/ticket.h"
 #include "tests/unit/keeper_fixture.h"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
@@ -382,6 +383,40 @@ START_TEST(each_of_several_tickets_is_judged_alone)
     check_that_it_serves();
     ck_assert_uint_eq(keeper_totals(&run).tickets_opened, KEYOPS_BATCH_MAX - 1);
     ck_assert_uint_eq(keeper_totals(&run).refusals, 1);
+}
+END_TEST
+
+/* Many in one message are as many for the account of a second. */
+START_TEST(several_tickets_count_as_several)
+{
+    static uint8_t sealed[64], body[KEYOPS_BATCH_SIZE];
+    const struct keyops_open_ticket request = {
+        .number = 5, .data = sealed, .data_size = sizeof(sealed)};
+    const size_t size = put_openings(body, &request, KEYOPS_BATCH_MAX, 0);
+    unsigned opened = 0, often = 0;
+
+    while (often == 0 && opened <= 100 * TICKET_OPENS_PER_SECOND) {
+        struct keyops_refused refused;
+        struct keyops_item item;
+        const uint8_t *left;
+        size_t left_size;
+
+        ck_assert_int_eq(channel_send(run.peer, KEYOPS_OPEN_TICKETS, body, size, NULL, 0),
+                         CHANNEL_OK);
+        ck_assert_int_eq(receive(), CHANNEL_OK);
+        ck_assert_uint_eq(message.type, KEYOPS_ANSWERS);
+        left = message.body;
+        left_size = message.size;
+        while (left_size > 0) {
+            ck_assert(keyops_next_item(&item, &left, &left_size) && item.refused == 1);
+            ck_assert(keyops_get_refused(&refused, item.body, item.size));
+            often += refused.reason == KEYOPS_TOO_OFTEN;
+            opened += refused.reason != KEYOPS_TOO_OFTEN;
+        }
+    }
+    ck_assert_uint_gt(often, 0);
+    ck_assert_uint_ge(opened + 1, TICKET_OPENS_PER_SECOND); /* one was its own, at the start */
+    check_that_it_serves();
 }
 END_TEST
 
@@ -1011,6 +1046,7 @@ main(int argc, char **argv)
     tcase_add_test(tcase, keys_come_as_wished_and_with_answers_only);
     tcase_add_test(tcase, tickets_of_others_are_refused);
     tcase_add_test(tcase, each_of_several_tickets_is_judged_alone);
+    tcase_add_test(tcase, several_tickets_count_as_several);
     tcase_add_test(tcase, the_key_of_a_ticket_is_not_to_be_had);
     tcase_add_test(tcase, a_csr_hidden_in_the_randoms_is_refused);
     tcase_add_test(tcase, a_signed_mail_hidden_in_the_randoms_is_refused);
