@@ -95,7 +95,8 @@ def table(data):
              f"{about['openssl']}; {about['packages']}. Commit {about['commit']}.", "",
              "Our CPU (or latency) divided by theirs, for the same work: below 1 we are cheaper. Median of the rounds' ratios, with "
              "its 95 % interval (5 rounds: 94 %). All our processes are counted. All servers run on one CPU, the client on another. hitch and stunnel connect to the plain server "
-             "behind them for each connection that they accept, in the rows of handshakes too. How it is measured: `tests/bench/bench.py`.", ""]
+             "behind them for each connection that they accept, in the rows of handshakes too; nginx takes what it answers from files, we and "
+             "haproxy (where it is small) from memory. How it is measured: `tests/bench/bench.py`.", ""]
     lines += (ratio_tables(results) + busy_lines(results) + negotiated_lines(results) + role_lines(results) + memory_lines(results)
               + killed_lines(results))
     noises = [value for result in results.values() for value in result.get("noise", {}).values()]

@@ -1,6 +1,7 @@
-/* test_loop.c: the event loop: watches, removal in the middle of a round, timers. */
+/* test_loop.c: the event loop: watches, removal in the middle of a round, timers, its end. */
 #include <check.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -104,6 +105,53 @@ START_TEST(timers_fire_once_and_never_early)
 }
 END_TEST
 
+static char order[16], one[] = "1", two[] = "2", alarmed[] = "a";
+static struct loop *order_loop;
+
+static void
+note(char what)
+{
+    order[strlen(order)] = what;
+}
+
+static void
+note_event(struct loop_watch *watch, uint32_t events)
+{
+    (void)events;
+    note('e');
+    loop_watch_set(order_loop, watch, 0);
+    loop_free_later(order_loop, watch);
+}
+
+static void
+note_call(void *data)
+{
+    note(*(const char *)data);
+}
+
+START_TEST(end_of_a_round_is_behind_all_else)
+{
+    struct loop_watch *watch = malloc(sizeof(*watch));
+    int pair[2];
+
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+    ck_assert_int_eq(write(pair[1], "x", 1), 1);
+    order_loop = loop_new();
+    loop_watch_init(watch, pair[0], note_event);
+    ck_assert_int_eq(loop_watch_set(order_loop, watch, EPOLLIN), 0);
+    loop_at_end_of_round(order_loop, note_call, one);
+    loop_at_end_of_round(order_loop, note_call, two);
+    loop_alarm_set(order_loop, loop_now(order_loop), note_call, alarmed);
+    loop_round(order_loop);
+    ck_assert_str_eq(order, "ea12");
+    loop_alarm_set(order_loop, loop_now(order_loop) + 5, note_call, alarmed);
+    loop_round(order_loop); /* nothing but time */
+    ck_assert_str_eq(order, "ea12a12");
+    close(pair[0]);
+    close(pair[1]);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -114,6 +162,7 @@ main(void)
 
     tcase_add_test(tcase, removed_watch_is_not_called);
     tcase_add_test(tcase, timers_fire_once_and_never_early);
+    tcase_add_test(tcase, end_of_a_round_is_behind_all_else);
     tcase_set_timeout(tcase, 30);
     suite_add_tcase(suite, tcase);
     runner = srunner_create(suite);
