@@ -11,7 +11,6 @@
 #include <sys/socket.h>
 
 #include "agent/log.h"
-#include "agent/newticket.h"
 #include "agent/sessions.h"
 #include "protocol/kernel_tls.h"
 #include "sandbox/wipe.h"
@@ -43,7 +42,7 @@ choose(SSL *ssl, const char *sni)
         return false;
     }
     proxyticket_count_into(ssl, cell->contexts[handshake->context].counters.not_resumed);
-    handshake->tickets = newticket_take_over(ssl);
+    newticket_take_over(ssl, &handshake->tickets);
     return true;
 }
 
@@ -200,22 +199,22 @@ take_chain(struct handshake *handshake)
     return true;
 }
 
-/* OpenSSL is done. Returns false if it has failed. */
+/* OpenSSL is done; perhaps we were here before, and the peer had to read first. Returns false if it
+ * has failed. */
 static bool
 take_state(struct handshake *handshake)
 {
     struct error error = {""};
 
-    if (handshake->exported)
-        return true;
-    if (export_take(handshake->ssl, &handshake->collected, &handshake->transport,
+    if (!handshake->exported &&
+        export_take(handshake->ssl, &handshake->collected, &handshake->transport,
                     &handshake->traffic, &error) == -1) {
         fail(handshake, SERVICE_INTERNAL, -1, "hand-back failed: %s", error.text);
         return false;
     }
     handshake->exported = true;
-    if (handshake->tickets > 0 && SSL_version(handshake->ssl) == TLS1_3_VERSION)
-        newticket_write(handshake->ssl, handshake->tickets, &handshake->collected,
+    if (SSL_version(handshake->ssl) == TLS1_3_VERSION)
+        newticket_write(handshake->ssl, &handshake->tickets, &handshake->collected,
                         &handshake->traffic, &handshake->transport);
     return true;
 }

@@ -14,6 +14,7 @@
 
 #include "agent/cell.h"
 #include "agent/export.h"
+#include "agent/newticket.h"
 #include "agent/store.h"
 #include "agent/transport.h"
 #include "protocol/service.h"
@@ -48,8 +49,8 @@ struct handshake {
     struct transport transport;
     struct export_state collected;
     struct store_lookup lookup; /* of a session id, in the fleet's store */
-    size_t tickets;             /* that we make ourselves (newticket.h) */
-    bool exported;              /* OpenSSL is done: traffic is filled in, the tickets are written */
+    struct newticket tickets;   /* that we make ourselves */
+    bool exported;              /* OpenSSL is done: traffic is filled in */
     uint64_t started;           /* loop_now() */
 
     /* FINISHED */

@@ -69,19 +69,17 @@ can_use_tickets(SSL *ssl)
     return wire_done(&reader) && memchr(modes, PSK_DHE_KE, size) != NULL;
 }
 
-size_t
-newticket_take_over(SSL *ssl)
+void
+newticket_take_over(SSL *ssl, struct newticket *due)
 {
+    const bool usable = can_use_tickets(ssl);
     size_t count = SSL_CTX_get_num_tickets(SSL_get_SSL_CTX(ssl));
 
-    if (!can_use_tickets(ssl)) {
-        (void)SSL_set_num_tickets(ssl, 0);
-        return 0;
-    }
-    if (count == 0 || SSL_get_verify_mode(ssl) != SSL_VERIFY_NONE ||
-        SSL_set_num_tickets(ssl, 0) != 1)
-        return 0;
-    return count;
+    due->next = due->count = 0;
+    if (usable && SSL_get_verify_mode(ssl) != SSL_VERIFY_NONE)
+        return;
+    if (SSL_set_num_tickets(ssl, 0) == 1 && usable)
+        due->count = count < UINT8_MAX ? count : UINT8_MAX; /* its number is a byte */
 }
 
 static const EVP_CIPHER *
@@ -194,11 +192,11 @@ encode_session(struct tickets *tickets, const uint8_t *key)
     return tickets->key != NULL;
 }
 
-/* Add the message with the ticket of the session as it is now. */
+/* Add the message with the ticket of the session as it is now. There is room for it. */
 static bool
-add_message(struct tickets *tickets, uint8_t number, const uint8_t age_add[4])
+add_message(struct tickets *tickets, uint8_t number)
 {
-    uint8_t ticket[TICKET_MAX], head[16];
+    uint8_t ticket[TICKET_MAX], head[16], age_add[4];
     struct wire_writer writer;
     long lifetime = SSL_SESSION_get_timeout(SSL_get_session(tickets->ssl));
     size_t size = proxyticket_seal_ticket(tickets->ssl, tickets->session, tickets->session_size,
@@ -206,14 +204,14 @@ add_message(struct tickets *tickets, uint8_t number, const uint8_t age_add[4])
     size_t body = 4 + 4 + 2 + 2 + size + 2;
     uint8_t *next;
 
-    if (size == 0 || (tickets->plain_size + 4 + body > PLAIN_MAX && !send_plain(tickets)))
+    if (size == 0 || RAND_bytes(age_add, sizeof(age_add)) != 1)
         return false;
     wire_writer_init(&writer, head, sizeof(head));
     wire_put_u8(&writer, TYPE_NEW_SESSION_TICKET);
     wire_put_u8(&writer, 0);
     wire_put_u16(&writer, (uint16_t)body);
     wire_put_u32(&writer, (uint32_t)(lifetime < LIFETIME_MAX ? lifetime : LIFETIME_MAX));
-    wire_put_bytes(&writer, age_add, 4);
+    wire_put_bytes(&writer, age_add, sizeof(age_add));
     wire_put_u8(&writer, 1);
     wire_put_u8(&writer, number);
     wire_put_u16(&writer, (uint16_t)size);
@@ -225,34 +223,60 @@ add_message(struct tickets *tickets, uint8_t number, const uint8_t age_add[4])
     return true;
 }
 
+/* Derive its key, put it into the session, and add the message. */
+static bool
+add_ticket(struct tickets *tickets, const uint8_t *resumption_secret, uint8_t number)
+{
+    uint8_t key[TRAFFIC_SECRET_MAX];
+    bool done = derive_key(tickets, resumption_secret, number, key);
+
+    if (done && tickets->key == NULL)
+        done = encode_session(tickets, key);
+    else if (done)
+        memcpy(tickets->key, key, tickets->suite->hash_size);
+    OPENSSL_cleanse(key, sizeof(key));
+    return done && add_message(tickets, number);
+}
+
+/* As many as go out at once. Returns false if no more shall be tried. */
+static bool
+write_batch(struct tickets *tickets, struct newticket *due, const uint8_t *resumption_secret)
+{
+    bool going = true;
+
+    /* They are of one size. */
+    for (size_t size = 0; going && due->next < due->count; due->next++) {
+        size_t before = tickets->plain_size;
+
+        if (before > 0 && before + size > PLAIN_MAX)
+            break;
+        going = add_ticket(tickets, resumption_secret, (uint8_t)due->next);
+        size = tickets->plain_size - before;
+    }
+    return send_plain(tickets) && going;
+}
+
 void
-newticket_write(SSL *ssl, size_t count, const struct export_state *collected,
+newticket_write(SSL *ssl, struct newticket *due, const struct export_state *collected,
                 struct traffic_state *state, struct transport *transport)
 {
     struct tickets tickets = {.ssl = ssl, .state = state, .transport = transport};
-    uint8_t ages[8][4], key[TRAFFIC_SECRET_MAX];
-    bool going = true;
+    bool going;
 
+    if (SSL_session_reused(ssl) && due->count > 1)
+        due->count = 1;
     tickets.suite = traffic_suite_find(state->suite);
-    if (SSL_session_reused(ssl))
-        count = 1;
-    if (count > sizeof(ages) / sizeof(ages[0]))
-        count = sizeof(ages) / sizeof(ages[0]);
     if (seal == NULL)
         seal = EVP_CIPHER_CTX_new();
-    if (seal == NULL || tickets.suite == NULL || tickets.suite->version != TRAFFIC_TLS_1_3 ||
-        !collected->have_resumption_secret || RAND_bytes(ages[0], (int)(4 * count)) != 1)
-        return;
-    for (size_t i = 0; going && i < count; i++) {
-        going = derive_key(&tickets, collected->resumption_secret, (uint8_t)i, key);
-        if (going && i == 0)
-            going = encode_session(&tickets, key);
-        else if (going)
-            memcpy(tickets.key, key, tickets.suite->hash_size);
-        going = going && add_message(&tickets, (uint8_t)i, ages[i]);
+    going = seal != NULL && tickets.suite != NULL && tickets.suite->version == TRAFFIC_TLS_1_3 &&
+            collected->have_resumption_secret;
+    while (going && due->next < due->count) {
+        if (transport_flush(transport) == -1)
+            break; /* to be called again when the peer has read */
+        going = write_batch(&tickets, due, collected->resumption_secret);
     }
-    (void)send_plain(&tickets);
-    OPENSSL_cleanse(key, sizeof(key));
+    if (!going)
+        due->count = due->next;
     OPENSSL_cleanse(tickets.session, sizeof(tickets.session));
     ERR_clear_error();
 }

@@ -23,14 +23,20 @@
 #include "agent/transport.h"
 #include "protocol/traffic.h"
 
-/* In the ClientHello callback, when the context is known: keep libssl from making tickets that are
- * ours, and any that the client cannot use. Returns how many there will be after a full handshake,
- * 0: libssl makes them, or nobody. */
-size_t newticket_take_over(SSL *ssl);
+/* Of one connection. Zeroed: none. */
+struct newticket {
+    size_t count; /* to be written in all */
+    size_t next;  /* the number of the next one; from count on: done */
+};
 
-/* The handshake is over and its state exported: write `count` tickets, or one if it was resumed.
+/* In the ClientHello callback, when the context is known: keep libssl from making tickets that are
+ * ours, and any that the client cannot use. */
+void newticket_take_over(SSL *ssl, struct newticket *due);
+
+/* The handshake is over and its state exported: write the tickets that are due, one if it was
+ * resumed, as far as the transport takes them. If some are left: again when it has been flushed.
  * Tickets are a courtesy: what goes wrong costs the client a full handshake the next time. */
-void newticket_write(SSL *ssl, size_t count, const struct export_state *collected,
+void newticket_write(SSL *ssl, struct newticket *due, const struct export_state *collected,
                      struct traffic_state *state, struct transport *transport);
 
 #endif

@@ -57,6 +57,19 @@ def test_ticket_blocked_by_full_send_buffer():
         check(took > 0.6, f"the tickets were not blocked: the handshake took only {took} s")
 
 
+def test_large_tickets_blocked_in_small_records():
+    """They do not fit into the agent's own buffer either; and a message that goes in several records is never cut."""
+    protocol = "p" * 200
+    with Scene() as scene:
+        name = ".".join(["a" * 60] * 4 + ["org"])
+        identity("longername", "p256", "localhost", name)
+        agent = scene.agent(context("www", "longername", tickets=8, alpn=f'{{"{protocol}"}}'))
+        worker = scene.worker(agent, "sndbuf")
+        client("tiny", worker.port, 700, name, protocol)
+        took = float(worker.wait_for(r"^done .* full in ([0-9.]+)$").group(1))
+        check(took > 0.6, f"the tickets were not blocked: the handshake took only {took} s")
+
+
 def glue(form, *identities):
     with Scene() as scene:
         server = scene.server(scene.agent(context("www", *identities)))

@@ -630,9 +630,9 @@ mode_fragment(const struct run *run)
     peer_close(&peer);
 }
 
-/* tiny MILLISECONDS NAME: a receiver with hardly a buffer that reads nothing for a while once it
- * has sent Finished; then everything is there. The long NAME travels in the tickets and makes them
- * large. Server: worker sndbuf. */
+/* tiny MILLISECONDS NAME [PROTOCOL]: a receiver with hardly a buffer that reads nothing for a while
+ * once it has sent Finished; then everything is there. The long NAME and PROTOCOL (then also the
+ * smallest records) travel in the tickets and make them large. Server: worker sndbuf. */
 static void
 mode_tiny(const struct run *run)
 {
@@ -642,6 +642,13 @@ mode_tiny(const struct run *run)
     struct peer peer;
     int result;
 
+    if (run->argc > 2) {
+        uint8_t protocols[256] = {(uint8_t)strlen(argument(run, 2))};
+
+        memcpy(protocols + 1, argument(run, 2), protocols[0]);
+        SSL_CTX_set_alpn_protos(ctx, protocols, 1u + protocols[0]);
+        SSL_CTX_set_tlsext_max_fragment_length(ctx, TLSEXT_max_fragment_length_512);
+    }
     peer_start_on(&peer, ctx, peer_connect_tcp(run->port, 1));
     SSL_set_tlsext_host_name(peer.ssl, name);
     while ((result = SSL_do_handshake(peer.ssl)) != 1) {

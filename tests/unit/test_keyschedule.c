@@ -338,8 +338,8 @@ take(enum keyschedule_secret which, const uint8_t *secret, size_t size)
 
 START_TEST(three_secrets_are_told_and_nothing_else)
 {
-    static const char *const silent[] = {"c hs traffic", "s hs traffic", "exp master", "c e traffic",
-                                         "resumption"};
+    static const char *const silent[] = {"c hs traffic", "s hs traffic", "exp master",
+                                         "c e traffic", "resumption"};
     static const char *const loud[] = {[KEYSCHEDULE_CLIENT] = "c ap traffic",
                                        [KEYSCHEDULE_SERVER] = "s ap traffic",
                                        [KEYSCHEDULE_RESUMPTION] = "res master"};
