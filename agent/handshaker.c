@@ -18,7 +18,6 @@
 #include <unistd.h>
 
 #include "agent/acceptor.h"
-#include "agent/algorithms.h"
 #include "agent/cell.h"
 #include "agent/generation.h"
 #include "agent/handshake.h"
@@ -299,7 +298,7 @@ handshaker_main(const struct role_args *args)
         log_bug("libcrypto was used before its memory could be taken over");
     if (!start_openssl())
         log_die("OpenSSL does not start");
-    if (algorithms_load(&error) == -1 || random_load(NULL, &error) == -1)
+    if (random_load(&error) == -1)
         log_die("%s", error.text);
     tzset(); /* libcrypto's gmtime_r() would open a file for it, after we can no longer */
     cell->buffer = malloc(CHANNEL_BUFFER_SIZE);

@@ -20,7 +20,6 @@
 
 #include <openssl/crypto.h>
 #include <openssl/err.h>
-#include <openssl/provider.h>
 #include <openssl/rand.h>
 
 #include "agent/generation.h"
@@ -48,7 +47,6 @@
 #define MEMORY_PER_KEY ((size_t)20 << 10)
 
 struct keeper {
-    OSSL_PROVIDER *libcryptos; /* held as long as the process lives */
     struct generation_secret *secret;
     struct keyring *keyring;
     struct ticket_state *ticket_state;
@@ -535,9 +533,7 @@ prepare(void)
     /* No configuration file of whoever's may put other code into this process. */
     if (OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG | OPENSSL_INIT_NO_ATEXIT, NULL) != 1)
         log_die("libcrypto does not start");
-    /* A provider loaded by name keeps libcrypto from loading its own by itself. */
-    if ((keeper.libcryptos = OSSL_PROVIDER_load(NULL, "default")) == NULL ||
-        random_load(NULL, &error) == -1)
+    if (random_load(&error) == -1)
         log_die("%s", error.text);
     keeper.keyring = keyring_new(keeper.secret, cached, &error);
     if (keeper.keyring == NULL)

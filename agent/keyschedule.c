@@ -12,7 +12,6 @@
 #include <openssl/params.h>
 #include <openssl/provider.h>
 
-#include "agent/algorithms.h"
 #include "agent/hmac.h"
 #include "agent/tls12prf.h"
 #include "protocol/hkdf.h"
@@ -22,7 +21,7 @@
 
 /* One per process: roles are single-threaded. */
 static struct {
-    OSSL_PROVIDER *ours; /* held as long as the process lives */
+    OSSL_PROVIDER *libcryptos, *ours; /* held as long as the process lives */
 } loaded;
 static void (*observer)(enum keyschedule_secret which, const uint8_t *secret, size_t size);
 
@@ -220,9 +219,8 @@ keyschedule_load(struct error *error)
     if (loaded.ours != NULL)
         return 0;
     /* A provider loaded by name keeps libcrypto from loading its own by itself. */
-    if (algorithms_load(error) == -1)
-        return -1;
-    if (OSSL_PROVIDER_add_builtin(NULL, PROVIDER_NAME, provider_init) != 1 ||
+    if ((loaded.libcryptos = OSSL_PROVIDER_load(NULL, "default")) == NULL ||
+        OSSL_PROVIDER_add_builtin(NULL, PROVIDER_NAME, provider_init) != 1 ||
         (loaded.ours = OSSL_PROVIDER_load(NULL, PROVIDER_NAME)) == NULL ||
         EVP_set_default_properties(NULL, "?" PROPERTY) != 1 || !are_chosen()) {
         loaded.ours = NULL; /* this process will not go on */

@@ -18,7 +18,6 @@
 #include <openssl/provider.h>
 #include <openssl/rsa.h>
 
-#include "agent/algorithms.h"
 #include "agent/generation.h"
 #include "agent/proxycipher.h"
 #include "agent/shape.h"
@@ -604,10 +603,10 @@ proxykey_load(struct error *error)
 {
     if (context != NULL)
         return 0;
-    /* Ours is in a context of its own; but the public halves of our keys, and all else, need
-     * libcrypto's algorithms in the default context, whatever an openssl.cnf says. */
-    if (algorithms_load(error) == -1)
-        return -1;
+    /* Ours is in a context of its own; but the public halves of our keys, and all else, need the
+     * default provider in the default context, whatever an openssl.cnf says. */
+    if (OSSL_PROVIDER_load(NULL, "default") == NULL)
+        return error_set(error, "OpenSSL's default provider cannot be loaded");
     context = OSSL_LIB_CTX_new();
     if (context == NULL || OSSL_PROVIDER_add_builtin(context, PROVIDER_NAME, provider_init) != 1 ||
         OSSL_PROVIDER_load(context, PROVIDER_NAME) == NULL) {

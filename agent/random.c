@@ -192,24 +192,28 @@ provider_init(const OSSL_CORE_HANDLE *handle, const OSSL_DISPATCH *in, const OSS
 
 /* Is ours the one that libcrypto uses? */
 static bool
-is_chosen(OSSL_LIB_CTX *libctx)
+is_chosen(void)
 {
-    EVP_RAND_CTX *used = RAND_get0_public(libctx);
+    EVP_RAND_CTX *used = RAND_get0_public(NULL);
 
     return used != NULL && EVP_RAND_is_a(EVP_RAND_CTX_get0_rand(used), RANDOM_NAME) == 1;
 }
 
 int
-random_load(OSSL_LIB_CTX *libctx, struct error *error)
+random_load(struct error *error)
 {
-    static OSSL_PROVIDER
-        *held[2]; /* as long as the process lives: the default context's, and another */
-    OSSL_PROVIDER **ours = &held[libctx != NULL];
+    /* Held as long as the process lives. */
+    static struct {
+        OSSL_PROVIDER *libcryptos, *ours;
+    } loaded;
 
-    if (*ours == NULL &&
-        (OSSL_PROVIDER_add_builtin(libctx, PROVIDER_NAME, provider_init) != 1 ||
-         (*ours = OSSL_PROVIDER_load(libctx, PROVIDER_NAME)) == NULL ||
-         RAND_set_DRBG_type(libctx, RANDOM_NAME, NULL, NULL, NULL) != 1 || !is_chosen(libctx)))
+    if (loaded.ours != NULL)
+        return 0;
+    /* A provider loaded by name keeps libcrypto from loading its own by itself. */
+    if ((loaded.libcryptos = OSSL_PROVIDER_load(NULL, "default")) == NULL ||
+        OSSL_PROVIDER_add_builtin(NULL, PROVIDER_NAME, provider_init) != 1 ||
+        (loaded.ours = OSSL_PROVIDER_load(NULL, PROVIDER_NAME)) == NULL ||
+        RAND_set_DRBG_type(NULL, RANDOM_NAME, NULL, NULL, NULL) != 1 || !is_chosen())
         return error_set(error, "the kernel's random numbers cannot be given to libcrypto");
     return 0;
 }

@@ -13,13 +13,10 @@
 #ifndef AGENT_RANDOM_H
 #define AGENT_RANDOM_H
 
-#include <openssl/types.h>
-
 #include "protocol/error.h"
 
-/* Make it the generator of a context (NULL: the default one) that other algorithms have been loaded
- * into; before the first use of random numbers. Idempotent. Returns 0, or -1 with an error: also if
- * libcrypto would take its own all the same. */
-int random_load(OSSL_LIB_CTX *libctx, struct error *error);
+/* Make it the generator of the default context; before the first use of random numbers. Idempotent.
+ * Returns 0, or -1 with an error: also if libcrypto would take its own all the same. */
+int random_load(struct error *error);
 
 #endif
