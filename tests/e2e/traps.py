@@ -45,10 +45,16 @@ def test_five_tickets_full_and_resumed():
     tickets(5)
 
 
+# Names that make a session, and so its ticket, large: label of the identity -> host name. And a protocol that does.
+LARGE = {"longname": ".".join(["a" * 48] * 5 + ["org"]), "longername": ".".join(["a" * 60] * 4 + ["org"])}
+PROTOCOL = "p" * 200
+LARGE_CONTEXT = context("www", "longername", tickets=8, alpn=f'{{"{PROTOCOL}"}}')
+
+
 def test_ticket_blocked_by_full_send_buffer():
     """The agent cannot write its tickets until the peer reads: the hand-back must wait for that."""
     with Scene() as scene:
-        name = ".".join(["a" * 48] * 5 + ["org"])
+        name = LARGE["longname"]
         identity("longname", "p256", "localhost", name)
         agent = scene.agent(context("www", "longname", tickets=8))
         worker = scene.worker(agent, "sndbuf")
@@ -59,13 +65,12 @@ def test_ticket_blocked_by_full_send_buffer():
 
 def test_large_tickets_blocked_in_small_records():
     """They do not fit into the agent's own buffer either; and a message that goes in several records is never cut."""
-    protocol = "p" * 200
     with Scene() as scene:
-        name = ".".join(["a" * 60] * 4 + ["org"])
+        name = LARGE["longername"]
         identity("longername", "p256", "localhost", name)
-        agent = scene.agent(context("www", "longername", tickets=8, alpn=f'{{"{protocol}"}}'))
+        agent = scene.agent(LARGE_CONTEXT)
         worker = scene.worker(agent, "sndbuf")
-        client("tiny", worker.port, 700, name, protocol)
+        client("tiny", worker.port, 700, name, PROTOCOL)
         took = float(worker.wait_for(r"^done .* full in ([0-9.]+)$").group(1))
         check(took > 0.6, f"the tickets were not blocked: the handshake took only {took} s")
 

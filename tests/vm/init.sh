@@ -53,6 +53,7 @@ result() {
 
 # An agent for the cases. On a busy host the emulated machine misses the limits of a start: again, then.
 start_agent() {
+    : >/tmp/agent.log # the last one's must not count, should the child be slow to open it
     $BUILD/tlsagentd --foreground -c /tlsagent/conf >/tmp/agent.log 2>&1 &
     agent=$!
     while [ -d /proc/$agent ]; do

@@ -27,7 +27,8 @@ VERSION = "6.1."
 PROGRAMS = """tlsagentd tlsagent tests/vm/forms tests/peers/client tests/peers/worker tests/peers/moving
 tests/sandbox/test_attacks examples/https-server examples/self-replacing-server""".split()
 TOOLS = ["setpriv"]
-IDENTITIES = [("p256", "p256"), ("rsa", "rsa"), ("longname", "p256", "localhost", ".".join(["a" * 48] * 5 + ["org"]))]
+IDENTITIES = [("p256", "p256"), ("rsa", "rsa"), ("longname", "p256", "localhost", ".".join(["a" * 48] * 5 + ["org"])),
+              ("longername", "p256", "localhost", ".".join(["a" * 60] * 4 + ["org"]))]  # those of traps.LARGE
 SCRIPTS = ["tests/lib/e2e.py", "tests/lib/serve_lib.py", "tests/lib/make-identity", "tests/vm/traps.py", "tests/e2e/traps.py", "tests/e2e/moving.py", "tests/e2e/sandbox.py"]
 PYTHON_MODULES = "e2e, array, encodings.idna, runpy, select, serve_lib, threading"
 
