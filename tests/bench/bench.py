@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import datetime
 import json
-import math
 import os
 import pathlib
 import platform
@@ -23,8 +22,9 @@ import sys
 import threading
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parent), str(pathlib.Path(__file__).resolve().parents[1] / "lib")]
 import plots  # noqa: E402
+from ratios import interval  # noqa: E402
 from sides import (CONNECTIONS, DESCRIPTORS, GROUP, LARGE, LOAD_CPUS, OURS, PEERS, PIECES, SERVER_CPUS, SMALL, Load, Scene,
                    on_cpus, share_of_cpus, start, suite)  # noqa: E402
 
@@ -38,17 +38,6 @@ def say(*words):
 
 
 # ---- numbers ----
-
-def interval(values):
-    """(median, low, high): a distribution-free interval of at least 95 % where there are enough values."""
-    ordered = sorted(values)
-    count = len(ordered)
-    rank = 0
-    while rank + 1 <= count // 2 and 2 * sum(math.comb(count, i) for i in range(rank + 1)) / 2 ** count <= 0.05:
-        rank += 1
-    low = max(rank - 1, 0)
-    return statistics.median(ordered), ordered[low], ordered[count - 1 - low]
-
 
 def noise(values):
     """The middle half's width, relative to the median."""

@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
 # run alone: it measures CPU time.
-"""What the sandbox costs: handshakes per second of the agent's CPU time, with all layers and with none."""
+"""What the sandbox costs: handshakes per second of the agent's CPU time, with all layers and with none.
+
+On a shared machine one pair says little (0.8 to 1.3 where the median of 61 is 0.99). So there are many short ones, and
+it is a failure if less than the wanted ratio is certain.
+"""
 import os
 import pathlib
-import statistics
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
 from e2e import BUILD, SANITIZED, Scene, Skip, check, main  # noqa: E402
+from ratios import interval  # noqa: E402
 
-HANDSHAKES = 2000
-ROUNDS = 5
+HANDSHAKES = 500
+ROUNDS = 41
 WANTED = 0.97
 
 
@@ -44,10 +48,10 @@ def test_sandbox_costs_at_most_three_percent():
             results = {id(side): rate(*side) for side in order}
             with_all, with_none = (results[id(side)] for side in sides)
             ratios.append(with_all / with_none)
-            print(f"handshakes per CPU second: all layers {with_all:.0f}, none {with_none:.0f}: {ratios[-1]:.3f}")
-        ratio = statistics.median(ratios)
-        print(f"median ratio {ratio:.3f} of {ROUNDS} pairs, on {os.cpu_count()} CPUs")
-        check(ratio >= WANTED, f"the sandbox costs more than it may: {ratio:.3f}")
+        print(" ".join(f"{ratio:.2f}" for ratio in ratios))
+        median, low, high = interval(ratios)
+        print(f"median ratio {median:.3f} ({low:.3f} to {high:.3f}) of {ROUNDS} pairs, on {os.cpu_count()} CPUs")
+        check(high >= WANTED, f"the sandbox costs more than it may: {median:.3f}")
 
 
 main()
