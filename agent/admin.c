@@ -19,6 +19,7 @@
 #include "agent/log.h"
 #include "agent/roles.h"
 #include "agent/watchdog.h"
+#include "protocol/admin.h"
 #include "sandbox/sandbox.h"
 
 static void

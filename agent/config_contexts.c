@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "protocol/control.h"
+#include "protocol/load.h"
 
 #define DEADLINE_MAX     300 /* seconds */
 #define TICKETS_MAX      8

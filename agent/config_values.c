@@ -18,7 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "protocol/control.h"
+#include "protocol/load.h"
 #include "protocol/traffic.h"
 
 #define LIST_MAX     255   /* characters of a cipher or group list: generation.h keeps 256 */

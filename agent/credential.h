@@ -21,7 +21,7 @@
 #include <openssl/evp.h>
 #include <openssl/x509.h>
 
-#include "protocol/control.h"
+#include "protocol/load.h"
 #include "protocol/error.h"
 
 #define CREDENTIAL_FILE_MAX       1048576 /* bytes of one file */

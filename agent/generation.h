@@ -26,7 +26,7 @@
 #include <stdint.h>
 
 #include "agent/config.h"
-#include "protocol/control.h"
+#include "protocol/load.h"
 #include "protocol/error.h"
 
 #define GENERATION_NAMES_MAX 65535   /* bytes of all SNI names of an identity */

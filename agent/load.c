@@ -1,5 +1,5 @@
 /*
- * load.c: see load.h; the messages are in protocol/control.h.
+ * load.c: see load.h; the messages are in protocol/load.h.
  *
  * The loader parses what other people wrote (certificates, PKCS#12 files), so it is believed
  * nothing: its answers are fixed shapes, and it has a deadline.

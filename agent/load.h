@@ -7,7 +7,7 @@
 #define AGENT_LOAD_H
 
 #include "agent/config.h"
-#include "protocol/control.h"
+#include "protocol/load.h"
 #include "protocol/error.h"
 
 #define LOAD_DEADLINE_S 60

@@ -28,6 +28,7 @@
 #include "protocol/channel.h"
 #include "agent/ticket_state.h"
 #include "protocol/control.h"
+#include "protocol/load.h"
 #include "sandbox/sandbox.h"
 #include "sandbox/wipe.h"
 

@@ -3,14 +3,6 @@
 
 #include <string.h>
 
-#include "protocol/wire.h"
-
-#define HELLO_MAX     (2 + SERVICE_BUILD_MAX)
-#define STORE_SIZE    (1 + 4 + 7 * 8)
-#define PONG_SIZE     (4 + 4 * 8 + 3 * 4 + 8 + STORE_SIZE)
-#define COUNTERS_SIZE (2 + 4 * 8 + 8 * CONTROL_FAILURES + 8 * CONTROL_NOT_RESUMED)
-#define TEXT_MAX      (2 + ERROR_TEXT_MAX)
-
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 const struct channel_rule control_keeper_rules[] = {
@@ -43,70 +35,14 @@ const struct channel_rule control_fetcher_rules[] = {
 const size_t control_fetcher_rule_count = COUNT(control_fetcher_rules);
 
 const struct channel_rule control_supervisor_rules[] = {
-    {CONTROL_HELLO, 0, 2, HELLO_MAX},
+    {CONTROL_HELLO, 0, 2, CONTROL_HELLO_MAX},
     {CONTROL_READY, 0, 8, 8},
-    {CONTROL_PONG, 0, PONG_SIZE, PONG_SIZE},
-    {CONTROL_CONTEXT_COUNTERS, 0, COUNTERS_SIZE, COUNTERS_SIZE},
+    {CONTROL_PONG, 0, CONTROL_PONG_SIZE, CONTROL_PONG_SIZE},
+    {CONTROL_CONTEXT_COUNTERS, 0, CONTROL_COUNTERS_SIZE, CONTROL_COUNTERS_SIZE},
     {CONTROL_TICKETS_TAKEN, 0, 0, 0},
     {CONTROL_CONNECT, 0, 0, 0},
 };
 const size_t control_supervisor_rule_count = COUNT(control_supervisor_rules);
-
-const struct channel_rule load_loader_rules[] = {
-    {LOAD_BEGIN, 2, 4, 4},
-    {LOAD_CONTEXT, 0, 2, 2 + LOAD_BLOB_MAX},
-    {LOAD_FILE, 1, 3, 3 + LOAD_PATH_MAX},
-    {LOAD_IDENTITY, 0, 4, 4 + SERVICE_HOST_MAX *(1 + LOAD_NAMES_MAX)},
-    {LOAD_END, 0, 0, 0},
-    {LOAD_TICKETS, 3, 10, 10 + SERVICE_NAME_MAX},
-};
-const size_t load_loader_rule_count = COUNT(load_loader_rules);
-
-const struct channel_rule load_supervisor_rules[] = {
-    {LOAD_HELLO, 0, 2, HELLO_MAX}, {LOAD_NEXT, 0, 0, 0},   {LOAD_WARNING, 0, 2, TEXT_MAX},
-    {LOAD_FAILED, 0, 2, TEXT_MAX}, {LOAD_DONE, 0, 24, 24},
-};
-const size_t load_supervisor_rule_count = COUNT(load_supervisor_rules);
-
-const struct channel_rule admin_supervisor_rules[] = {
-    {ADMIN_STATUS, 0, 0, 0},
-    {ADMIN_UPGRADE, 0, 0, 0},
-};
-const size_t admin_supervisor_rule_count = COUNT(admin_supervisor_rules);
-
-const struct channel_rule admin_command_rules[] = {
-    {ADMIN_AGENT, 0, 33, 33 + SERVICE_BUILD_MAX + LOAD_PATH_MAX},
-    {ADMIN_PROCESS, 0, 25 + PONG_SIZE, 25 + PONG_SIZE},
-    {ADMIN_CONTEXT, 0, 5 + COUNTERS_SIZE, 5 + COUNTERS_SIZE + SERVICE_NAME_MAX},
-    {ADMIN_END, 0, 0, 0},
-    {ADMIN_DENIED, 0, 2, TEXT_MAX},
-    {ADMIN_BAN, 0, 16, 16},
-};
-const size_t admin_command_rule_count = COUNT(admin_command_rules);
-
-/* A text with a two-byte length, for paths and messages. */
-static void
-put_long_text(struct wire_writer *writer, const char *text)
-{
-    wire_put_string(writer, 2, text, strlen(text));
-}
-
-static void
-get_long_text(struct wire_reader *reader, char *dst, size_t dst_size)
-{
-    size_t size;
-    const uint8_t *bytes = wire_get_string(reader, 2, dst_size - 1, &size);
-
-    dst[0] = '\0';
-    if (bytes == NULL)
-        return;
-    if (memchr(bytes, '\0', size) != NULL) {
-        reader->failed = true;
-        return;
-    }
-    memcpy(dst, bytes, size);
-    dst[size] = '\0';
-}
 
 static void
 put_store_use(struct wire_writer *writer, const struct control_store_use *m)
@@ -136,8 +72,8 @@ get_store_use(struct wire_reader *reader, struct control_store_use *m)
     m->dropped = wire_get_u64(reader);
 }
 
-static void
-put_pong(struct wire_writer *writer, const struct control_pong *m)
+void
+control_write_pong(struct wire_writer *writer, const struct control_pong *m)
 {
     wire_put_u32(writer, m->number);
     wire_put_u64(writer, m->signatures);
@@ -151,8 +87,8 @@ put_pong(struct wire_writer *writer, const struct control_pong *m)
     put_store_use(writer, &m->store);
 }
 
-static void
-get_pong(struct wire_reader *reader, struct control_pong *m)
+void
+control_read_pong(struct wire_reader *reader, struct control_pong *m)
 {
     m->number = wire_get_u32(reader);
     m->signatures = wire_get_u64(reader);
@@ -166,8 +102,8 @@ get_pong(struct wire_reader *reader, struct control_pong *m)
     get_store_use(reader, &m->store);
 }
 
-static void
-put_counters(struct wire_writer *writer, const struct control_context_counters *m)
+void
+control_write_counters(struct wire_writer *writer, const struct control_context_counters *m)
 {
     wire_put_u16(writer, m->context);
     wire_put_u64(writer, m->started);
@@ -180,8 +116,8 @@ put_counters(struct wire_writer *writer, const struct control_context_counters *
         wire_put_u64(writer, m->not_resumed[i]);
 }
 
-static void
-get_counters(struct wire_reader *reader, struct control_context_counters *m)
+void
+control_read_counters(struct wire_reader *reader, struct control_context_counters *m)
 {
     m->context = wire_get_u16(reader);
     m->started = wire_get_u64(reader);
@@ -264,7 +200,7 @@ control_put_pong(const struct control_pong *m, void *buffer, size_t size)
     struct wire_writer writer;
 
     wire_writer_init(&writer, buffer, size);
-    put_pong(&writer, m);
+    control_write_pong(&writer, m);
     return wire_size(&writer);
 }
 
@@ -274,7 +210,7 @@ control_get_pong(struct control_pong *m, const void *body, size_t size)
     struct wire_reader reader;
 
     wire_reader_init(&reader, body, size);
-    get_pong(&reader, m);
+    control_read_pong(&reader, m);
     return wire_done(&reader);
 }
 
@@ -284,7 +220,7 @@ control_put_context_counters(const struct control_context_counters *m, void *buf
     struct wire_writer writer;
 
     wire_writer_init(&writer, buffer, size);
-    put_counters(&writer, m);
+    control_write_counters(&writer, m);
     return wire_size(&writer);
 }
 
@@ -294,7 +230,7 @@ control_get_context_counters(struct control_context_counters *m, const void *bod
     struct wire_reader reader;
 
     wire_reader_init(&reader, body, size);
-    get_counters(&reader, m);
+    control_read_counters(&reader, m);
     return wire_done(&reader);
 }
 
@@ -457,292 +393,5 @@ control_get_no_connection(struct control_no_connection *m, const void *body, siz
 
     wire_reader_init(&reader, body, size);
     m->reason = wire_get_u16(&reader);
-    return wire_done(&reader);
-}
-
-size_t
-load_put_begin(const struct load_begin *m, void *buffer, size_t size)
-{
-    struct wire_writer writer;
-
-    wire_writer_init(&writer, buffer, size);
-    wire_put_u32(&writer, m->generation);
-    return wire_size(&writer);
-}
-
-bool
-load_get_begin(struct load_begin *m, const void *body, size_t size)
-{
-    struct wire_reader reader;
-
-    wire_reader_init(&reader, body, size);
-    m->generation = wire_get_u32(&reader);
-    return wire_done(&reader);
-}
-
-size_t
-load_put_tickets(const struct load_tickets *m, void *buffer, size_t size)
-{
-    struct wire_writer writer;
-
-    wire_writer_init(&writer, buffer, size);
-    wire_put_u32(&writer, m->period);
-    wire_put_u32(&writer, m->life);
-    wire_put_u8(&writer, m->fleet);
-    wire_put_text(&writer, m->group);
-    return wire_size(&writer);
-}
-
-bool
-load_get_tickets(struct load_tickets *m, const void *body, size_t size)
-{
-    struct wire_reader reader;
-
-    wire_reader_init(&reader, body, size);
-    m->period = wire_get_u32(&reader);
-    m->life = wire_get_u32(&reader);
-    m->fleet = wire_get_u8(&reader);
-    wire_get_text(&reader, m->group, sizeof(m->group));
-    return wire_done(&reader) && m->period > 0 && m->life > 0;
-}
-
-size_t
-load_put_context(const struct load_context *m, void *buffer, size_t size)
-{
-    struct wire_writer writer;
-
-    wire_writer_init(&writer, buffer, size);
-    wire_put_string(&writer, 2, m->blob, m->blob_size);
-    return wire_size(&writer);
-}
-
-bool
-load_get_context(struct load_context *m, const void *body, size_t size)
-{
-    struct wire_reader reader;
-
-    wire_reader_init(&reader, body, size);
-    m->blob = wire_get_string(&reader, 2, LOAD_BLOB_MAX, &m->blob_size);
-    return wire_done(&reader);
-}
-
-size_t
-load_put_file_message(const struct load_file_message *m, void *buffer, size_t size)
-{
-    struct wire_writer writer;
-
-    wire_writer_init(&writer, buffer, size);
-    wire_put_u8(&writer, m->kind);
-    put_long_text(&writer, m->path);
-    return wire_size(&writer);
-}
-
-bool
-load_get_file_message(struct load_file_message *m, const void *body, size_t size)
-{
-    struct wire_reader reader;
-
-    wire_reader_init(&reader, body, size);
-    m->kind = wire_get_u8(&reader);
-    get_long_text(&reader, m->path_buffer, sizeof(m->path_buffer));
-    m->path = m->path_buffer;
-    return wire_done(&reader);
-}
-
-size_t
-load_put_identity(const struct load_identity *m, void *buffer, size_t size)
-{
-    struct wire_writer writer;
-
-    wire_writer_init(&writer, buffer, size);
-    wire_put_text(&writer, m->label);
-    wire_put_u8(&writer, m->is_default);
-    wire_put_u16(&writer, m->name_count);
-    for (size_t i = 0; i < m->name_count && i < LOAD_NAMES_MAX; i++)
-        wire_put_text(&writer, m->names[i]);
-    return wire_size(&writer);
-}
-
-bool
-load_get_identity(struct load_identity *m, const void *body, size_t size)
-{
-    struct wire_reader reader;
-
-    wire_reader_init(&reader, body, size);
-    wire_get_text(&reader, m->label, sizeof(m->label));
-    m->is_default = wire_get_u8(&reader);
-    m->name_count = wire_get_u16(&reader);
-    if (m->name_count > LOAD_NAMES_MAX)
-        return false;
-    for (size_t i = 0; i < m->name_count; i++)
-        wire_get_text(&reader, m->names[i], sizeof(m->names[i]));
-    return wire_done(&reader);
-}
-
-size_t
-load_put_text(const struct load_text *m, void *buffer, size_t size)
-{
-    struct wire_writer writer;
-
-    wire_writer_init(&writer, buffer, size);
-    put_long_text(&writer, m->text);
-    return wire_size(&writer);
-}
-
-bool
-load_get_text(struct load_text *m, const void *body, size_t size)
-{
-    struct wire_reader reader;
-
-    wire_reader_init(&reader, body, size);
-    get_long_text(&reader, m->text, sizeof(m->text));
-    return wire_done(&reader);
-}
-
-size_t
-load_put_done(const struct load_done *m, void *buffer, size_t size)
-{
-    struct wire_writer writer;
-
-    wire_writer_init(&writer, buffer, size);
-    wire_put_u32(&writer, m->identities);
-    wire_put_u32(&writer, m->keys);
-    wire_put_u64(&writer, m->public_size);
-    wire_put_u64(&writer, m->secret_size);
-    return wire_size(&writer);
-}
-
-bool
-load_get_done(struct load_done *m, const void *body, size_t size)
-{
-    struct wire_reader reader;
-
-    wire_reader_init(&reader, body, size);
-    m->identities = wire_get_u32(&reader);
-    m->keys = wire_get_u32(&reader);
-    m->public_size = wire_get_u64(&reader);
-    m->secret_size = wire_get_u64(&reader);
-    return wire_done(&reader);
-}
-
-size_t
-admin_put_agent(const struct admin_agent *m, void *buffer, size_t size)
-{
-    struct wire_writer writer;
-
-    wire_writer_init(&writer, buffer, size);
-    wire_put_text(&writer, m->build);
-    wire_put_u32(&writer, m->generation);
-    wire_put_u64(&writer, m->uptime);
-    wire_put_u32(&writer, m->identities);
-    wire_put_u32(&writer, m->keys);
-    wire_put_u32(&writer, m->workers_denied);
-    wire_put_u32(&writer, m->layers_required);
-    wire_put_u16(&writer, m->kernel);
-    put_long_text(&writer, m->configuration);
-    return wire_size(&writer);
-}
-
-bool
-admin_get_agent(struct admin_agent *m, const void *body, size_t size)
-{
-    struct wire_reader reader;
-
-    wire_reader_init(&reader, body, size);
-    wire_get_text(&reader, m->build, sizeof(m->build));
-    m->generation = wire_get_u32(&reader);
-    m->uptime = wire_get_u64(&reader);
-    m->identities = wire_get_u32(&reader);
-    m->keys = wire_get_u32(&reader);
-    m->workers_denied = wire_get_u32(&reader);
-    m->layers_required = wire_get_u32(&reader);
-    m->kernel = wire_get_u16(&reader);
-    get_long_text(&reader, m->configuration, sizeof(m->configuration));
-    return wire_done(&reader);
-}
-
-size_t
-admin_put_process(const struct admin_process *m, void *buffer, size_t size)
-{
-    struct wire_writer writer;
-
-    wire_writer_init(&writer, buffer, size);
-    wire_put_u8(&writer, m->role);
-    wire_put_u16(&writer, m->group);
-    wire_put_u16(&writer, m->cell);
-    wire_put_u32(&writer, m->pid);
-    wire_put_u32(&writer, m->restarts);
-    wire_put_u64(&writer, m->age);
-    wire_put_u32(&writer, m->layers);
-    put_pong(&writer, &m->pong);
-    return wire_size(&writer);
-}
-
-bool
-admin_get_process(struct admin_process *m, const void *body, size_t size)
-{
-    struct wire_reader reader;
-
-    wire_reader_init(&reader, body, size);
-    m->role = wire_get_u8(&reader);
-    m->group = wire_get_u16(&reader);
-    m->cell = wire_get_u16(&reader);
-    m->pid = wire_get_u32(&reader);
-    m->restarts = wire_get_u32(&reader);
-    m->age = wire_get_u64(&reader);
-    m->layers = wire_get_u32(&reader);
-    get_pong(&reader, &m->pong);
-    return wire_done(&reader);
-}
-
-size_t
-admin_put_context(const struct admin_context *m, void *buffer, size_t size)
-{
-    struct wire_writer writer;
-
-    wire_writer_init(&writer, buffer, size);
-    wire_put_text(&writer, m->name);
-    wire_put_u16(&writer, m->group);
-    wire_put_u16(&writer, m->listeners);
-    put_counters(&writer, &m->counters);
-    return wire_size(&writer);
-}
-
-bool
-admin_get_context(struct admin_context *m, const void *body, size_t size)
-{
-    struct wire_reader reader;
-
-    wire_reader_init(&reader, body, size);
-    wire_get_text(&reader, m->name, sizeof(m->name));
-    m->group = wire_get_u16(&reader);
-    m->listeners = wire_get_u16(&reader);
-    get_counters(&reader, &m->counters);
-    return wire_done(&reader);
-}
-
-size_t
-admin_put_ban(const struct admin_ban *m, void *buffer, size_t size)
-{
-    struct wire_writer writer;
-
-    wire_writer_init(&writer, buffer, size);
-    wire_put_u32(&writer, m->uid);
-    wire_put_u32(&writer, m->pid);
-    wire_put_u32(&writer, m->times);
-    wire_put_u32(&writer, m->seconds);
-    return wire_size(&writer);
-}
-
-bool
-admin_get_ban(struct admin_ban *m, const void *body, size_t size)
-{
-    struct wire_reader reader;
-
-    wire_reader_init(&reader, body, size);
-    m->uid = wire_get_u32(&reader);
-    m->pid = wire_get_u32(&reader);
-    m->times = wire_get_u32(&reader);
-    m->seconds = wire_get_u32(&reader);
     return wire_done(&reader);
 }

@@ -1,10 +1,9 @@
 /*
- * control.h: the supervisor's own channels: to keepers and handshakers (CONTROL_*), to the loader
- * (LOAD_*), and to the command `tlsagent` (ADMIN_*). Each has an enum and tables of its own: what
- * is not in a receiver's table cannot be said to it.
+ * control.h: the supervisor's channels to the roles that stay: keepers, handshakers, the fetcher.
+ * One enum for all of them, and a table for each receiver: what is not in it cannot be said to it.
  *
- * Trust: the supervisor believes no role. It takes only fixed-size messages from handshakers and
- * keepers, and checks every value.
+ * Trust: the supervisor believes no role. It takes only messages of fixed size from them, after
+ * HELLO, and checks every value.
  */
 #ifndef PROTOCOL_CONTROL_H
 #define PROTOCOL_CONTROL_H
@@ -15,8 +14,7 @@
 
 #include "protocol/channel.h"
 #include "protocol/service.h"
-
-/* ---- supervisor <-> keeper, supervisor <-> handshaker ---- */
+#include "protocol/wire.h"
 
 enum control_type {
     /* role -> supervisor */
@@ -162,6 +160,11 @@ struct control_no_connection {
     uint16_t reason; /* errno */
 };
 
+/* Bytes on the wire. */
+#define CONTROL_HELLO_MAX     (2 + SERVICE_BUILD_MAX)
+#define CONTROL_PONG_SIZE     (4 + 4 * 8 + 3 * 4 + 8 + (1 + 4 + 7 * 8))
+#define CONTROL_COUNTERS_SIZE (2 + 4 * 8 + 8 * CONTROL_FAILURES + 8 * CONTROL_NOT_RESUMED)
+
 extern const struct channel_rule control_keeper_rules[]; /* what a keeper takes */
 extern const size_t control_keeper_rule_count;
 extern const struct channel_rule control_handshaker_rules[]; /* what a handshaker takes */
@@ -170,138 +173,6 @@ extern const struct channel_rule control_fetcher_rules[];
 extern const size_t control_fetcher_rule_count;
 extern const struct channel_rule control_supervisor_rules[]; /* ... the supervisor from them */
 extern const size_t control_supervisor_rule_count;
-
-/* ---- supervisor <-> loader ---- */
-
-enum load_type {
-    /* loader -> supervisor */
-    LOAD_HELLO = 1, /* struct control_hello */
-    LOAD_NEXT,      /* the last message was digested: send another (one at a time: few fds) */
-    LOAD_WARNING,   /* text for the log; loading goes on */
-    LOAD_FAILED,    /* text; the loader exits */
-    LOAD_DONE,      /* both parts are written; the loader exits */
-    /* supervisor -> loader */
-    LOAD_BEGIN = 32, /* two fds: public part, secret part, both empty and writable */
-    LOAD_CONTEXT,    /* starts a context; files and identities that follow belong to it */
-    LOAD_FILE,       /* one fd: a file, for the identity or the context that follows/precedes */
-    LOAD_IDENTITY,   /* makes an identity of the files since the last one */
-    LOAD_END,        /* that was all */
-    LOAD_TICKETS,    /* instead of a BEGIN; three fds: an empty page for ticket keys, the one
-                        before it (may be empty), the fleet's secret file. Then DONE comes */
-};
-
-enum load_file {
-    LOAD_CERTIFICATE = 1, /* PEM, DER, PKCS#12 or combined; may hold the key too */
-    LOAD_KEY,
-    LOAD_PASSPHRASE, /* first line, without its newline */
-    LOAD_CLIENT_CA,  /* belongs to the context, not to an identity; PEM */
-};
-
-#define LOAD_PATH_MAX  1024
-#define LOAD_NAMES_MAX 32   /* explicit SNI names of one identity */
-#define LOAD_BLOB_MAX  8192 /* a context's parameters, encoded by generation.h */
-
-struct load_begin {
-    uint32_t generation;
-};
-
-struct load_tickets {
-    uint32_t period; /* seconds */
-    uint32_t life;
-    uint8_t fleet;                /* 0: there is none, and the third fd is of no meaning */
-    char group[SERVICE_NAME_MAX]; /* of cells: each has keys of its own */
-};
-
-struct load_context {
-    const uint8_t *blob; /* generation_put_context(); the loader copies it through */
-    size_t blob_size;
-};
-
-struct load_file_message {
-    uint8_t kind;     /* enum load_file */
-    const char *path; /* for messages only; decoded: path_buffer */
-    char path_buffer[LOAD_PATH_MAX];
-};
-
-struct load_identity {
-    char label[SERVICE_HOST_MAX]; /* for messages: the block's title or the directory's name */
-    uint8_t is_default;
-    uint16_t name_count;
-    char names[LOAD_NAMES_MAX][SERVICE_HOST_MAX]; /* explicit; the loader adds the SANs */
-};
-
-struct load_text { /* WARNING, FAILED */
-    char text[ERROR_TEXT_MAX];
-};
-
-struct load_done {
-    uint32_t identities;
-    uint32_t keys;
-    uint64_t public_size;
-    uint64_t secret_size;
-};
-
-extern const struct channel_rule load_loader_rules[];
-extern const size_t load_loader_rule_count;
-extern const struct channel_rule load_supervisor_rules[];
-extern const size_t load_supervisor_rule_count;
-
-/* ---- the command `tlsagent` <-> supervisor ---- */
-
-#define ADMIN_DEFAULT_SOCKET "/run/tlsagent/control.sock"
-
-enum admin_type {
-    ADMIN_STATUS = 1, /* request */
-    ADMIN_UPGRADE,    /* request: become the program that is installed now; END, then it happens */
-    ADMIN_AGENT = 32, /* answer: one */
-    ADMIN_PROCESS,    /* answer: one per process */
-    ADMIN_CONTEXT,    /* answer: one per context */
-    ADMIN_END,        /* answer: complete */
-    ADMIN_DENIED,     /* answer: struct load_text */
-    ADMIN_BAN,        /* answer: one per user that is kept out */
-};
-
-struct admin_agent {
-    char build[SERVICE_BUILD_MAX];
-    uint32_t generation;
-    uint64_t uptime; /* seconds */
-    uint32_t identities;
-    uint32_t keys;
-    uint32_t workers_denied;  /* connections refused because the worker is in no context */
-    uint32_t layers_required; /* of the sandbox, by the configuration (enum sandbox_layer) */
-    uint16_t kernel;          /* what kernel TLS can do: bits of protocol/kernel_tls.h */
-    char configuration[LOAD_PATH_MAX];
-};
-
-struct admin_process {
-    uint8_t role; /* enum control_role */
-    uint16_t group;
-    uint16_t cell;
-    uint32_t pid;
-    uint32_t restarts; /* of this role in this cell */
-    uint64_t age;      /* seconds since it started */
-    uint32_t layers;   /* of its sandbox, as it said in READY */
-    struct control_pong pong;
-};
-
-struct admin_context {
-    char name[SERVICE_NAME_MAX];
-    uint16_t group;
-    uint16_t listeners;
-    struct control_context_counters counters; /* summed over cells, also over dead ones */
-};
-
-struct admin_ban {
-    uint32_t uid;
-    uint32_t pid;   /* of the worker that was to blame the last time */
-    uint32_t times; /* that it has frozen a cell */
-    uint32_t seconds;
-};
-
-extern const struct channel_rule admin_supervisor_rules[];
-extern const size_t admin_supervisor_rule_count;
-extern const struct channel_rule admin_command_rules[];
-extern const size_t admin_command_rule_count;
 
 /* Encoders write a body into buffer and return its size, 0 if it does not fit. Decoders return
  * true if the body was well-formed to its last byte. */
@@ -332,27 +203,11 @@ size_t control_put_store(const struct control_store *m, void *buffer, size_t siz
 bool control_get_store(struct control_store *m, const void *body, size_t size);
 size_t control_put_no_connection(const struct control_no_connection *m, void *buffer, size_t size);
 bool control_get_no_connection(struct control_no_connection *m, const void *body, size_t size);
-size_t load_put_begin(const struct load_begin *m, void *buffer, size_t size);
-bool load_get_begin(struct load_begin *m, const void *body, size_t size);
-size_t load_put_tickets(const struct load_tickets *m, void *buffer, size_t size);
-bool load_get_tickets(struct load_tickets *m, const void *body, size_t size);
-size_t load_put_context(const struct load_context *m, void *buffer, size_t size);
-bool load_get_context(struct load_context *m, const void *body, size_t size);
-size_t load_put_file_message(const struct load_file_message *m, void *buffer, size_t size);
-bool load_get_file_message(struct load_file_message *m, const void *body, size_t size);
-size_t load_put_identity(const struct load_identity *m, void *buffer, size_t size);
-bool load_get_identity(struct load_identity *m, const void *body, size_t size);
-size_t load_put_text(const struct load_text *m, void *buffer, size_t size);
-bool load_get_text(struct load_text *m, const void *body, size_t size);
-size_t load_put_done(const struct load_done *m, void *buffer, size_t size);
-bool load_get_done(struct load_done *m, const void *body, size_t size);
-size_t admin_put_agent(const struct admin_agent *m, void *buffer, size_t size);
-bool admin_get_agent(struct admin_agent *m, const void *body, size_t size);
-size_t admin_put_process(const struct admin_process *m, void *buffer, size_t size);
-bool admin_get_process(struct admin_process *m, const void *body, size_t size);
-size_t admin_put_context(const struct admin_context *m, void *buffer, size_t size);
-bool admin_get_context(struct admin_context *m, const void *body, size_t size);
-size_t admin_put_ban(const struct admin_ban *m, void *buffer, size_t size);
-bool admin_get_ban(struct admin_ban *m, const void *body, size_t size);
+
+/* PONG and CONTEXT_COUNTERS as parts of a longer message. */
+void control_write_pong(struct wire_writer *writer, const struct control_pong *m);
+void control_read_pong(struct wire_reader *reader, struct control_pong *m);
+void control_write_counters(struct wire_writer *writer, const struct control_context_counters *m);
+void control_read_counters(struct wire_reader *reader, struct control_context_counters *m);
 
 #endif

@@ -90,11 +90,11 @@ wire_get_string(struct wire_reader *reader, unsigned prefix, size_t max, size_t 
     return bytes;
 }
 
-void
-wire_get_text(struct wire_reader *reader, char *dst, size_t dst_size)
+static void
+get_text(struct wire_reader *reader, unsigned prefix, char *dst, size_t dst_size)
 {
     size_t length;
-    const uint8_t *bytes = wire_get_string(reader, 1, dst_size - 1, &length);
+    const uint8_t *bytes = wire_get_string(reader, prefix, dst_size - 1, &length);
 
     dst[0] = '\0';
     if (bytes == NULL)
@@ -105,6 +105,18 @@ wire_get_text(struct wire_reader *reader, char *dst, size_t dst_size)
     }
     memcpy(dst, bytes, length);
     dst[length] = '\0';
+}
+
+void
+wire_get_text(struct wire_reader *reader, char *dst, size_t dst_size)
+{
+    get_text(reader, 1, dst, dst_size);
+}
+
+void
+wire_get_long_text(struct wire_reader *reader, char *dst, size_t dst_size)
+{
+    get_text(reader, 2, dst, dst_size);
 }
 
 bool
@@ -194,6 +206,12 @@ void
 wire_put_text(struct wire_writer *writer, const char *text)
 {
     wire_put_string(writer, 1, text, text != NULL ? strlen(text) : 0);
+}
+
+void
+wire_put_long_text(struct wire_writer *writer, const char *text)
+{
+    wire_put_string(writer, 2, text, strlen(text));
 }
 
 size_t

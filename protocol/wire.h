@@ -51,6 +51,9 @@ const uint8_t *wire_get_string(struct wire_reader *reader, unsigned prefix, size
  * dst (dst_size bytes) with its terminator. On error dst is "". */
 void wire_get_text(struct wire_reader *reader, char *dst, size_t dst_size);
 
+/* The same with a two-byte length prefix, for paths and messages to people. */
+void wire_get_long_text(struct wire_reader *reader, char *dst, size_t dst_size);
+
 /* True if no read failed and every byte was consumed. */
 bool wire_done(const struct wire_reader *reader);
 
@@ -62,6 +65,7 @@ void wire_put_u64(struct wire_writer *writer, uint64_t value);
 void wire_put_bytes(struct wire_writer *writer, const void *src, size_t size);
 void wire_put_string(struct wire_writer *writer, unsigned prefix, const void *src, size_t size);
 void wire_put_text(struct wire_writer *writer, const char *text); /* NULL counts as "" */
+void wire_put_long_text(struct wire_writer *writer, const char *text);
 
 /* Bytes written, or 0 if anything did not fit. */
 size_t wire_size(const struct wire_writer *writer);

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-#include "protocol/control.h"
+#include "protocol/admin.h"
 #include "protocol/error.h"
 
 #define TOOL_OK    0

@@ -2,7 +2,9 @@
  * byte chooses the decoder. */
 #include "tests/fuzz/fuzz.h"
 
+#include "protocol/admin.h"
 #include "protocol/control.h"
+#include "protocol/load.h"
 
 static void
 fuzz_control(const uint8_t *data, size_t size)

@@ -18,6 +18,7 @@
 #include "agent/ticket_state.h"
 #include "protocol/channel.h"
 #include "protocol/control.h"
+#include "protocol/load.h"
 #include "protocol/keyops.h"
 #include "tests/unit/credential_fixture.h"
 

@@ -22,6 +22,7 @@
 #include "agent/config.h"
 #include "agent/log.h"
 #include "protocol/control.h"
+#include "protocol/load.h"
 #include "protocol/traffic.h"
 #include "sandbox/sandbox.h"
 

@@ -3,7 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "protocol/admin.h"
 #include "protocol/control.h"
+#include "protocol/load.h"
 
 /* For one message: it comes back as it was; no shorter body, no longer body and no smaller
  * buffer is accepted. */
