@@ -114,22 +114,15 @@ void cells_reaped(struct cells *cells, pid_t pid, int status);
  * those of the next ones when this returns. */
 void cells_fail(struct cell *cell, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* The process closed its channel: it is ending, and its cell with it. */
+void cells_fail_closed(struct cell_process *process);
+
 /* "handshaker 0.1", written to text. */
 const char *cells_process_name(const struct cell_process *process, char *text, size_t size);
 
 /* Sum of a context's counters over all handshakers, living and dead. */
 void cells_sum_counters(const struct cells *cells, unsigned context,
                         struct control_context_counters *sum);
-
-/* Give the cell's handshaker a channel to a worker; the fd stays the caller's. */
-enum channel_result cells_pass_worker(struct cell *cell, const struct control_worker *worker,
-                                      int channel);
-
-/* Have every handshaker close this user's channels. */
-void cells_dismiss(struct cells *cells, uint32_t uid);
-
-/* A cell group's page of ticket keys is another one now: give it to its keepers. */
-void cells_pass_tickets(struct cells *cells, unsigned group);
 
 /* End all: close every channel, then kill what is left after a moment. For the supervisor's end. */
 void cells_stop(struct cells *cells);

@@ -10,17 +10,14 @@
  * told so at once: nothing waits here for a store that is away.
  */
 #include <errno.h>
-#include <openssl/err.h>
-#include <openssl/pem.h>
 #include <openssl/rand.h>
 #include <openssl/ssl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
+#include "agent/fetcher_settings.h"
 #include "agent/log.h"
 #include "agent/loop.h"
 #include "agent/redis.h"
@@ -37,8 +34,6 @@
 #define STABLE_MS          10000 /* connected so long: the next loss is the first again */
 #define MESSAGES_PER_EVENT 64    /* then the others have their turn */
 #define COMMANDS_MAX       1024
-#define FILE_MAX           (256 * 1024) /* CAs */
-#define PASSWORD_MAX       512
 #define REFUSED_MS         60000 /* between two words in the log about refused entries */
 
 /* "tlsagent:", the version of what is in the entries, and the name in hexadecimal. */
@@ -79,9 +74,7 @@ static struct {
     struct loop_watch control;
     struct client *clients;
     uint32_t client_count;
-    struct control_store settings;
-    char password[PASSWORD_MAX + 1];
-    SSL_CTX *tls;
+    struct fetcher_settings settings;
     enum store_state state;
     struct redis *redis;
     struct loop_watch watch;
@@ -210,16 +203,17 @@ make_key(char key[KEY_SIZE + 1], const uint8_t name[STORE_NAME_SIZE])
 static bool
 greet_store(void)
 {
-    const char *user = self.settings.user;
-    const char *auth[] = {"AUTH", user[0] != '\0' ? user : self.password, self.password};
+    const char *user = self.settings.store.user;
+    const char *auth[] = {"AUTH", user[0] != '\0' ? user : self.settings.password,
+                          self.settings.password};
     const char *probe[] = {"GET", KEY_PREFIX "probe"};
     char number[16];
     const char *select[] = {"SELECT", number};
 
-    snprintf(number, sizeof(number), "%u", (unsigned)self.settings.database);
-    return (self.settings.has_password == 0 ||
+    snprintf(number, sizeof(number), "%u", (unsigned)self.settings.store.database);
+    return (self.settings.store.has_password == 0 ||
             command_words(COMMAND_SETUP, user[0] != '\0' ? 3 : 2, auth)) &&
-           (self.settings.database == 0 || command_words(COMMAND_SETUP, 2, select)) &&
+           (self.settings.store.database == 0 || command_words(COMMAND_SETUP, 2, select)) &&
            command_words(COMMAND_READY, 2, probe);
 }
 
@@ -377,7 +371,7 @@ take_connection(int fd)
     self.state = STORE_CONNECTING;
     self.since = loop_now(self.loop);
     loop_timer_set(self.loop, &self.timer, COMMAND_MS / 4);
-    self.redis = redis_new(fd, self.tls, self.settings.name, &error);
+    self.redis = redis_new(fd, self.settings.tls, self.settings.store.name, &error);
     if (self.redis == NULL) {
         lose(error.text);
         return;
@@ -566,89 +560,6 @@ control_ready(struct loop_watch *watch, uint32_t events)
 
 /* ---- the start ---- */
 
-/* The whole of a small file. */
-static size_t
-read_file(int fd, void *buffer, size_t room, const char *what)
-{
-    size_t size = 0;
-    ssize_t got = 1;
-
-    while (got > 0 && size < room) {
-        got = pread(fd, (char *)buffer + size, room - size, (off_t)size);
-        if (got > 0)
-            size += (size_t)got;
-    }
-    if (got == -1)
-        log_die("%s: %s", what, strerror(errno));
-    if (size == room)
-        log_die("%s has more than %zu bytes", what, room - 1);
-    close(fd);
-    return size;
-}
-
-static void
-read_password(int fd)
-{
-    size_t size = read_file(fd, self.password, sizeof(self.password), "store_password_file");
-
-    self.password[size] = '\0';
-    self.password[strcspn(self.password, "\r\n")] = '\0';
-    if (self.settings.has_password != 0 && self.password[0] == '\0')
-        log_die("store_password_file has no password in its first line");
-}
-
-/* Certificates are for this store only, so the system's CAs are not asked. */
-static void
-prepare_tls(int fd)
-{
-    static char text[FILE_MAX];
-    size_t size = read_file(fd, text, sizeof(text), "store_ca_file");
-    BIO *bio = BIO_new_mem_buf(text, (int)size);
-    X509 *certificate;
-    unsigned count = 0;
-
-    self.tls = SSL_CTX_new(TLS_client_method());
-    if (bio == NULL || self.tls == NULL ||
-        SSL_CTX_set_min_proto_version(self.tls, TLS1_2_VERSION) != 1)
-        log_die("out of memory");
-    while ((certificate = PEM_read_bio_X509(bio, NULL, NULL, NULL)) != NULL) {
-        count += X509_STORE_add_cert(SSL_CTX_get_cert_store(self.tls), certificate) == 1;
-        X509_free(certificate);
-    }
-    BIO_free(bio);
-    ERR_clear_error();
-    if (count == 0)
-        log_die("store_ca_file has no certificate in PEM form");
-    SSL_CTX_set_verify(self.tls, SSL_VERIFY_PEER, NULL);
-    SSL_CTX_set_session_cache_mode(self.tls, SSL_SESS_CACHE_OFF);
-}
-
-/* The first message must say what the store is. */
-static void
-receive_settings(void)
-{
-    struct channel_message message;
-    struct error error = {""};
-    int password, ca;
-
-    if (channel_receive_wait(ROLE_FD_CONTROL, control_fetcher_rules, control_fetcher_rule_count,
-                             self.buffer, sizeof(self.buffer), &message, &error,
-                             ROLE_CONTROL_MS) != CHANNEL_OK ||
-        message.type != CONTROL_STORE ||
-        !control_get_store(&self.settings, message.body, message.size))
-        log_die("the supervisor's first message does not tell what the store is: %s", error.text);
-    password = channel_take_fd(&message, 0);
-    ca = channel_take_fd(&message, 1);
-    if (self.settings.has_password != 0)
-        read_password(password);
-    else
-        close(password);
-    if (self.settings.tls != 0)
-        prepare_tls(ca);
-    else
-        close(ca);
-}
-
 void
 fetcher_main(const struct role_args *args)
 {
@@ -664,7 +575,7 @@ fetcher_main(const struct role_args *args)
     (void)strerror(ECONNREFUSED); /* libc's tables are read before the sandbox closes */
     snprintf(hello.build, sizeof(hello.build), "%s", role_build_id);
     role_control_send(CONTROL_HELLO, body, control_put_hello(&hello, body, sizeof(body)));
-    receive_settings();
+    fetcher_settings_receive(&self.settings, self.buffer);
     self.loop = loop_new();
     self.backoff_ms = BACKOFF_MIN_MS;
     loop_timer_init(&self.timer, timer_expired);

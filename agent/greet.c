@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "agent/cell_control.h"
 #include "agent/hang_up.h"
 #include "agent/listen.h"
 #include "agent/log.h"
@@ -234,7 +235,7 @@ pass_channel(struct greet_worker *worker, struct cell *cell)
 
     if (channel_pair(pair) == -1)
         return PASS_LATER;
-    switch (cells_pass_worker(cell, &worker->who, pair[0])) {
+    switch (cell_control_pass_worker(cell, &worker->who, pair[0])) {
     case CHANNEL_OK:
         /* Too many fds on the way, of all that our uid sends: not this worker's fault. */
         if (channel_send(worker->watch.fd, SERVICE_CHANNEL, body, size, &pair[1], 1) != CHANNEL_OK)
@@ -331,7 +332,7 @@ greet_ban(struct greet *greet, uint32_t uid, uint32_t pid)
         if (worker->who.uid == uid)
             drop_worker(worker);
     }
-    cells_dismiss(greet->cells, uid);
+    cell_control_dismiss(greet->cells, uid);
 }
 
 /* ---- a new connection ---- */

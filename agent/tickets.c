@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "agent/cell_control.h"
 #include "agent/handover.h"
 #include "agent/log.h"
 #include "agent/session_cache.h"
@@ -126,7 +127,7 @@ replace_pages(struct tickets *tickets)
         close(tickets->generations[group].tickets_fd);
         tickets->generations[group].tickets_fd = pages[group];
         handover_put(page_name(config, group, name), pages[group]);
-        cells_pass_tickets(tickets->cells, group);
+        cell_control_pass_tickets(tickets->cells, group);
     }
     log_info("fleet: secret_file %s has changed: new tickets are of the new secret",
              config->fleet_secret_file);

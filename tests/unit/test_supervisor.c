@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "agent/cell_control.h"
 #include "agent/cells.h"
 #include "agent/greet.h"
 #include "agent/hang_up.h"
@@ -392,7 +393,7 @@ accused(uint32_t uid)
     start_cells(1, 0);
     RUN_UNTIL(ups[0] == 1);
     ck_assert_int_eq(channel_pair(pair), 0);
-    ck_assert_int_eq(cells_pass_worker(&cells.list[0], &worker, pair[0]), CHANNEL_OK);
+    ck_assert_int_eq(cell_control_pass_worker(&cells.list[0], &worker, pair[0]), CHANNEL_OK);
     RUN_UNTIL(ups[0] == 2);
     ck_assert(strstr(last_why[0], "has not answered") != NULL);
     cells_stop(&cells);
