@@ -48,7 +48,11 @@ def test_five_tickets_full_and_resumed():
 # Names that make a session, and so its ticket, large: label of the identity -> host name. And a protocol that does.
 LARGE = {"longname": ".".join(["a" * 48] * 5 + ["org"]), "longername": ".".join(["a" * 60] * 4 + ["org"])}
 PROTOCOL = "p" * 200
-LARGE_CONTEXT = context("www", "longername", tickets=8, alpn=f'{{"{PROTOCOL}"}}')
+
+
+def large_context():
+    identity("longername", "p256", "localhost", LARGE["longername"])
+    return context("www", "longername", tickets=8, alpn=f'{{"{PROTOCOL}"}}')
 
 
 def test_ticket_blocked_by_full_send_buffer():
@@ -67,8 +71,7 @@ def test_large_tickets_blocked_in_small_records():
     """They do not fit into the agent's own buffer either; and a message that goes in several records is never cut."""
     with Scene() as scene:
         name = LARGE["longername"]
-        identity("longername", "p256", "localhost", name)
-        agent = scene.agent(LARGE_CONTEXT)
+        agent = scene.agent(large_context())
         worker = scene.worker(agent, "sndbuf")
         client("tiny", worker.port, 700, name, PROTOCOL)
         took = float(worker.wait_for(r"^done .* full in ([0-9.]+)$").group(1))

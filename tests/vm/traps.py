@@ -17,7 +17,7 @@ import traps  # noqa: E402
 USUAL = e2e.context("www")
 REKEY = e2e.context("www", prefer_rekey="true")
 CONTEXTS = [USUAL, REKEY, *(e2e.context("www", tickets=count) for count in (0, 1, 2, 5)),
-            e2e.context("www", "longname", tickets=8), traps.LARGE_CONTEXT, e2e.context("www", groups='"P-256"'),
+            e2e.context("www", "longname", tickets=8), traps.large_context(), e2e.context("www", groups='"P-256"'),
             e2e.context("www", deadline=traps.DEADLINE)]
 NAMES = {text: f"c{number}" for number, text in enumerate(CONTEXTS)}
 PORT = e2e.free_port()  # where the agent listens
