@@ -24,17 +24,22 @@ static struct {
     bool server;
 } awaiting;
 
+static struct export_state *running; /* the handshake that libssl goes on with; NULL: none */
+
 void
 export_wipe(struct export_state *state)
 {
     if (awaiting.state == state)
         awaiting.state = NULL;
+    if (running == state)
+        running = NULL;
     OPENSSL_cleanse(state, sizeof(*state));
 }
 
 void
 export_resume(const SSL *ssl, struct export_state *state)
 {
+    running = state;
     awaiting.state = state->want_secret ? state : NULL;
     awaiting.server = SSL_is_server(ssl) != 0;
 }
@@ -95,11 +100,22 @@ observe_secret(enum keyschedule_secret which, const uint8_t *secret, size_t size
     *(client == awaiting.server ? &state->receive_sequence : &state->send_sequence) = 0;
 }
 
+/* A later one, of a renegotiation that is never allowed, would take its place. */
+static void
+observe_key_block(const uint8_t *block, size_t size)
+{
+    if (running == NULL || size > sizeof(running->key_block))
+        return;
+    memcpy(running->key_block, block, size);
+    running->key_block_size = size;
+}
+
 void
 export_observe(SSL_CTX *ctx, struct export_state *(*export_of)(const SSL *ssl))
 {
     find_export = export_of;
     keyschedule_observe(observe_secret);
+    tls12prf_observe(observe_key_block);
     SSL_CTX_set_msg_callback(ctx, observe_message);
 }
 
@@ -121,42 +137,23 @@ take_tls13(SSL *ssl, const struct export_state *collected, const struct traffic_
     return 0;
 }
 
-static int
-expand_key_block(SSL *ssl, const struct traffic_suite *suite, uint8_t *block, size_t size)
-{
-    static const char label[] = "key expansion"; /* RFC 5246 section 6.3 */
-    uint8_t master[SSL_MAX_MASTER_KEY_LENGTH], randoms[2 * SSL3_RANDOM_SIZE];
-    size_t master_size = SSL_SESSION_get_master_key(SSL_get_session(ssl), master, sizeof(master));
-    const struct tls12prf_part parts[] = {{(const uint8_t *)label, sizeof(label) - 1},
-                                          {randoms, sizeof(randoms)}};
-    bool derived;
-
-    SSL_get_server_random(ssl, randoms, SSL3_RANDOM_SIZE);
-    SSL_get_client_random(ssl, randoms + SSL3_RANDOM_SIZE, SSL3_RANDOM_SIZE);
-    derived =
-        master_size > 0 && tls12prf(suite->hash_size, master, master_size, parts, 2, block, size);
-    OPENSSL_cleanse(master, sizeof(master));
-    return derived ? 0 : -1;
-}
-
 /* Key block of an AEAD suite: client key, server key, client IV, server IV. */
 static int
-take_tls12(SSL *ssl, const struct transport *transport, const struct traffic_suite *suite,
-           struct traffic_state *state, struct error *error)
+take_tls12(const SSL *ssl, const struct export_state *collected, const struct transport *transport,
+           const struct traffic_suite *suite, struct traffic_state *state, struct error *error)
 {
-    uint8_t block[2 * TRAFFIC_KEY_MAX + 2 * TRAFFIC_IV_SIZE];
+    const uint8_t *block = collected->key_block;
     bool gcm = suite->aead != TRAFFIC_CHACHA20_POLY1305;
     size_t iv_size = gcm ? 4 : TRAFFIC_IV_SIZE, key_size = suite->key_size;
     struct traffic_keys *client = SSL_is_server(ssl) ? &state->receive : &state->send;
     struct traffic_keys *server = SSL_is_server(ssl) ? &state->send : &state->receive;
 
-    if (expand_key_block(ssl, suite, block, 2 * key_size + 2 * iv_size) == -1)
-        return error_set(error, "deriving the key block failed");
+    if (collected->key_block_size != 2 * key_size + 2 * iv_size)
+        return error_set(error, "the key block was not derived by our key schedule");
     memcpy(client->key, block, key_size);
     memcpy(server->key, block + key_size, key_size);
     memcpy(client->iv, block + 2 * key_size, iv_size);
     memcpy(server->iv, block + 2 * key_size + iv_size, iv_size);
-    OPENSSL_cleanse(block, sizeof(block));
     /* Our last record was Finished: OpenSSL's counter goes on from its nonce. */
     if (gcm)
         state->send.explicit_nonce = transport_last_nonce(transport) + 1;
@@ -196,5 +193,5 @@ export_take(SSL *ssl, const struct export_state *collected, const struct transpo
     state->receive.sequence = collected->receive_sequence;
     if (suite->version == TRAFFIC_TLS_1_3)
         return take_tls13(ssl, collected, suite, state, error);
-    return take_tls12(ssl, transport, suite, state, error);
+    return take_tls12(ssl, collected, transport, suite, state, error);
 }

@@ -2,10 +2,10 @@
  * export.h: take the record state of a finished handshake out of OpenSSL.
  *
  * OpenSSL has no call for it. What there is: our key schedule (keyschedule.h: TLS 1.3 traffic
- * secrets; RFC 8446 section 7.1), the message callback (one call per record header: sequence
- * numbers), the master key with the PRF (TLS 1.2 key block; RFC 5246 section 6.3), and the bytes
- * that it writes (the explicit nonce of TLS 1.2 GCM). These are collected in a struct export_state
- * while the handshake runs.
+ * secrets; RFC 8446 section 7.1; tls12prf.h: TLS 1.2 key block; RFC 5246 section 6.3), the message
+ * callback (one call per record header: sequence numbers), and the bytes that it writes (the
+ * explicit nonce of TLS 1.2 GCM). These are collected in a struct export_state while the handshake
+ * runs.
  *
  * Only keys that belong to this one connection leave: never the master secret, never the
  * resumption secret, which is for our own tickets (newticket.h). The collection is wiped with the
@@ -22,12 +22,17 @@
 #include "protocol/error.h"
 #include "protocol/traffic.h"
 
+/* Of the AEAD suites: two keys, two IVs. */
+#define EXPORT_KEY_BLOCK_MAX (2 * TRAFFIC_KEY_MAX + 2 * TRAFFIC_IV_SIZE)
+
 struct export_state {
     uint64_t send_sequence; /* records since the last change of keys */
     uint64_t receive_sequence;
     uint8_t client_secret[TRAFFIC_SECRET_MAX]; /* TLS 1.3 application traffic secrets */
     uint8_t server_secret[TRAFFIC_SECRET_MAX];
     uint8_t resumption_secret[TRAFFIC_SECRET_MAX];
+    uint8_t key_block[EXPORT_KEY_BLOCK_MAX]; /* TLS 1.2 */
+    size_t key_block_size;                   /* 0: not derived yet */
     bool have_client_secret;
     bool have_server_secret;
     bool have_resumption_secret;

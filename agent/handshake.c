@@ -17,6 +17,9 @@
 
 #define NO_ALERT 255
 
+/* More handshakes than that, and those that wait have no record buffers (20 KiB each). */
+#define CROWD 64
+
 static struct export_state *
 export_of(const SSL *ssl)
 {
@@ -255,7 +258,6 @@ handshake_run(struct handshake *handshake)
     uint32_t wanted = 0;
     int result = 1, flushed;
 
-    ERR_clear_error();
     export_resume(handshake->ssl, &handshake->collected);
     if (!SSL_is_init_finished(handshake->ssl)) {
         proxyticket_enter(handshake->cell->tickets, handshake->ssl);
@@ -290,8 +292,8 @@ handshake_run(struct handshake *handshake)
     }
     if (flushed == -1)
         wanted |= EPOLLOUT;
-    (void)SSL_free_buffers(
-        handshake->ssl); /* a slow peer holds none; with bytes in them they stay */
+    if (handshake->cell->in_flight > CROWD)
+        (void)SSL_free_buffers(handshake->ssl); /* with bytes in them they stay */
     if (loop_watch_set(handshake->cell->loop, &handshake->watch, wanted) == -1)
         fail(handshake, SERVICE_INTERNAL, -1, "the agent cannot watch the socket");
 }
@@ -392,7 +394,7 @@ handshake_free(struct handshake *handshake)
         channel_close_fd(handshake->fd);
     free(handshake->chain);
     OPENSSL_cleanse(&handshake->traffic, sizeof(handshake->traffic));
-    OPENSSL_cleanse(handshake->transport.buffer, sizeof(handshake->transport.buffer));
+    explicit_bzero(handshake->transport.buffer, sizeof(handshake->transport.buffer));
     /* The round in progress may still hold an event of its watch. */
     loop_free_later(handshake->cell->loop, handshake);
 }

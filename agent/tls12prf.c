@@ -10,6 +10,8 @@
 
 #include "protocol/hkdf.h"
 
+static void (*observer)(const uint8_t *block, size_t size);
+
 static void
 add_parts(struct hkdf_hmac *hmac, const struct tls12prf_part *parts, size_t count)
 {
@@ -51,6 +53,17 @@ tls12prf(size_t hash_size, const uint8_t *secret, size_t secret_size,
     return true;
 }
 
+/* The first seed is the label. */
+static void
+tell(const struct tls12prf_part *label, const uint8_t *out, size_t size)
+{
+    static const char key_block[] = "key expansion"; /* RFC 5246 section 6.3 */
+
+    if (observer != NULL && label->size == sizeof(key_block) - 1 &&
+        memcmp(label->bytes, key_block, label->size) == 0)
+        observer(out, size);
+}
+
 /* libssl gives everything in this one call: there is no state. */
 static int
 prf_derive(void *data, unsigned char *out, size_t size, const OSSL_PARAM params[])
@@ -76,8 +89,17 @@ prf_derive(void *data, unsigned char *out, size_t size, const OSSL_PARAM params[
         else
             return 0; /* nothing that libssl asks for */
     }
-    return secret.bytes != NULL && count > 0 && size > 0 &&
-           tls12prf(hash_size, secret.bytes, secret.size, parts, count, out, size);
+    if (secret.bytes == NULL || count == 0 || size == 0 ||
+        !tls12prf(hash_size, secret.bytes, secret.size, parts, count, out, size))
+        return 0;
+    tell(&parts[0], out, size);
+    return 1;
+}
+
+void
+tls12prf_observe(void (*derived)(const uint8_t *block, size_t size))
+{
+    observer = derived;
 }
 
 static void *

@@ -3,7 +3,7 @@
  * everything: master secret, key block, Finished messages.
  *
  * libcrypto's is built on its HMAC objects, which it copies for each block. Role: handshaker; part
- * of keyschedule.c's provider for libssl, called straight by export.c.
+ * of keyschedule.c's provider for libssl.
  */
 #ifndef AGENT_TLS12PRF_H
 #define AGENT_TLS12PRF_H
@@ -25,6 +25,10 @@ struct tls12prf_part {
  * SHA-256, 48: SHA-384). */
 bool tls12prf(size_t hash_size, const uint8_t *secret, size_t secret_size,
               const struct tls12prf_part *parts, size_t count, uint8_t *out, size_t size);
+
+/* From now on, call this with each key block (RFC 5246 section 6.3) that libssl derives. One per
+ * process. */
+void tls12prf_observe(void (*derived)(const uint8_t *block, size_t size));
 
 /* The same as libssl asks for it. */
 extern const OSSL_DISPATCH tls12prf_functions[];
