@@ -2,7 +2,7 @@
  * stream.c: see stream.h. The receiving half, the beginning and the end; what records mean is
  * client/record.c's.
  *
- * One recv() fills a scratch buffer with up to eight records. Each is opened straight into the
+ * One recv() fills a scratch buffer with up to fifteen records. Each is opened straight into the
  * caller's buffer if its plaintext is sure to fit there, else in place, and the rest waits.
  * When only a piece of a record is left the scratch goes back to the pool and the piece into a
  * buffer of its size.

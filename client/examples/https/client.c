@@ -14,13 +14,14 @@
 
 #include "client/examples/https/prefork.h"
 
-#define BUFFER_SIZE   16384 /* a request's head must fit; bodies pass through it in pieces */
-#define PATTERN_SIZE  65521 /* a prime: no record or buffer size divides it */
-#define WAKE_SIZE     65536 /* of a long body; not for each record of it */
-#define STEPS         32    /* reads and writes for one client before it is another one's turn */
-#define IDLE_SECONDS  75    /* between requests, and without any progress in a response */
-#define HEAD_SECONDS  30    /* from a head's first byte to its last */
-#define CLOSE_SECONDS 5     /* for the peer to answer our close_notify */
+#define BUFFER_SIZE   16384  /* a request's head must fit; bodies pass through it in pieces */
+#define PATTERN_SIZE  65521  /* a prime: no record or buffer size divides it */
+#define RECORD_SIZE   16384  /* of plaintext in a record, at most */
+#define WAKE_SIZE     246090 /* of a long body: fifteen records, all that is taken at once */
+#define STEPS         32     /* reads and writes for one client before it is another one's turn */
+#define IDLE_SECONDS  75     /* between requests, and without any progress in a response */
+#define HEAD_SECONDS  30     /* from a head's first byte to its last */
+#define CLOSE_SECONDS 5      /* for the peer to answer our close_notify */
 
 static uint8_t pattern[PATTERN_SIZE];
 
@@ -328,33 +329,21 @@ client_read_body(struct client *client, uint64_t left)
     return STEP_ON;
 }
 
-/* Let epoll tell of so many bytes, or of the end: to wake up costs about half of what it costs to
- * open a record. Only where as many are sure to come, whatever we answer: the library may hold most
- * of a record already. */
-static void
-client_wake_at(struct client *client, int bytes)
-{
-    if (client->wake_at == bytes ||
-        setsockopt(client->fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof(bytes)) == -1)
-        return;
-    client->wake_at = bytes;
-}
-
 /* BODY_DISCARD: read the body and forget it, before the answer goes out. */
 static int
 client_discard(struct client *client)
 {
-    size_t there = client->in_end - client->in_start;
+    int result = STEP_ON;
+    size_t there;
 
-    if (there == 0) {
-        client_wake_at(client, client->body_left > 2 * WAKE_SIZE ? WAKE_SIZE : 1);
-        return client_read_body(client, client->body_left);
-    }
+    if (client->in_start == client->in_end)
+        result = client_read_body(client, client->body_left);
+    there = client->in_end - client->in_start;
     if (there > client->body_left)
         there = (size_t)client->body_left;
     client->in_start += there;
     client->body_left -= there;
-    return STEP_ON;
+    return result;
 }
 
 /* As much of the answer's body as there is now. */
@@ -439,6 +428,27 @@ client_close(struct client_set *set, struct client *client)
     return STEP_GONE;
 }
 
+/* Let epoll tell of so many bytes, or of the end: to wake up costs about half of what it costs to
+ * open a record. */
+static void
+client_wake_at(struct client *client, int bytes)
+{
+    if (client->wake_at == bytes ||
+        setsockopt(client->fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof(bytes)) == -1)
+        return;
+    client->wake_at = bytes;
+}
+
+/* As many as are sure to come, whatever we answer: of the body's last record the library may hold
+ * all but the end. */
+static int
+client_bytes_to_come(const struct client *client)
+{
+    if (client->body_left > RECORD_SIZE + WAKE_SIZE)
+        return WAKE_SIZE;
+    return client->body_left > RECORD_SIZE ? (int)(client->body_left - RECORD_SIZE) : 1;
+}
+
 /* Go on until the client has to be waited for. */
 static void
 client_run(struct client_set *set, struct client *client)
@@ -469,6 +479,8 @@ client_run(struct client_set *set, struct client *client)
         client_drop(set, client);
         return;
     }
+    if (result == TLSAGENT_WANT_POLLIN)
+        client_wake_at(client, client_bytes_to_come(client));
     /* Out of steps: a socket is nearly always writable, so its next turn comes at once. */
     event.events = result == TLSAGENT_WANT_POLLIN ? EPOLLIN : EPOLLOUT;
     if (client->polled && client->events == event.events)
