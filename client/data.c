@@ -148,6 +148,7 @@ tlsagent_close(struct tlsagent_conn *conn)
 
     if (conn == NULL)
         return 0;
+    conn->stream.parting = true;
     if (conn->phase == CONN_DONE && !conn->stopped && conn->facts->form != SERVICE_FORM_STREAM)
         rc = stream_shutdown_send(&conn->stream, NULL);
     if (rc != TLSAGENT_WANT_POLLOUT)

@@ -65,8 +65,8 @@ struct stream_failure {
     uint8_t code;     /* enum tlsagent_error_code */
 };
 
-/* The fields are the stream's own, but for code, alert and receive_max. May be embedded in the
- * caller's object and moved in memory with it. */
+/* The fields are the stream's own, but for code, alert and what the owner sets. May be embedded in
+ * the caller's object and moved in memory with it. */
 struct stream {
     struct record *record; /* in a slot; owned. NULL: not started, or cleared */
     uint64_t id;           /* what the record's id must be; else we are a forked child */
@@ -83,6 +83,7 @@ struct stream {
     int16_t owed_alert;    /* kernel form: to be sent; STREAM_NO_ALERT: none */
     bool push;             /* an answer to the peer waits in out: reads try to send it too */
     bool hurried;          /* set by the owner: no call waits, whatever the socket's O_NONBLOCK */
+    bool parting;          /* set by the owner: it closes the socket next, which sends the rest */
     uint32_t receive_max;  /* set by the owner: no recv() takes more bytes; 0: no limit */
     uint32_t plain_start;  /* decrypted bytes that wait, as offsets in in.data */
     uint32_t plain_end;

@@ -26,6 +26,8 @@ stream_transmit(struct stream *stream, int flags)
     ssize_t n;
 
     flags |= MSG_NOSIGNAL | (stream->hurried ? MSG_DONTWAIT : 0);
+    if (stream->parting) /* the last bytes go with the FIN: a packet less */
+        flags |= MSG_MORE;
     while (!buffer_is_empty(out)) {
         n = send(stream->fd, out->data + out->start, out->end - out->start, flags);
         if (n >= 0) {

@@ -193,9 +193,11 @@ int tlsagent_stream_fd(struct tlsagent_conn *conn);
 /* ---- closing ---- */
 
 /* Send close_notify and free the connection; do not wait for the peer's. Closes the fd only
- * if it belongs to the connection. In the middle of a handshake: as tlsagent_abandon(). On a
- * non-blocking fd it may return TLSAGENT_WANT_POLLOUT (accepted bytes are still to be sent): the
- * same call again; otherwise the connection is gone, also after -1. */
+ * if it belongs to the connection. If it is yours, close it next: close_notify goes out with the
+ * end of the connection, in one packet (or a fraction of a second later). In the middle of a
+ * handshake: as tlsagent_abandon(). On a non-blocking fd it may return TLSAGENT_WANT_POLLOUT
+ * (accepted bytes are still to be sent): the same call again; otherwise the connection is gone,
+ * also after -1. */
 int tlsagent_close(struct tlsagent_conn *conn);
 
 /* Send close_notify and wait for the peer's; data that comes before it is discarded. Returns 0 when

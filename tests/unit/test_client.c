@@ -214,6 +214,41 @@ START_TEST(finished_connection_has_facts_and_carries_data)
 }
 END_TEST
 
+/* One packet for close_notify and FIN; a caller who keeps the descriptor only delays it. */
+START_TEST(close_notify_goes_with_the_end)
+{
+    struct tlsagent *agent = open_greeted(&fake, 1);
+    struct service_finished said = fake_facts("www");
+    struct fake_request request;
+    struct tlsagent_conn *conn;
+    struct stream peer;
+    char buffer[16];
+    int pair[2];
+
+    for (int keeps = 0; keeps < 2; keeps++) {
+        tcp_pair(pair);
+        peer_start(&peer, pair[1]);
+        conn = begin(agent, "www", pair[0]);
+        request = fake_expect(&fake, 0, SERVICE_ACCEPT);
+        close(request.fd);
+        said.id = request.accept.id;
+        fake_send_facts(&fake, 0, SERVICE_FINISHED, &said, -1);
+        ck_assert_ptr_eq(next_finished(agent), conn);
+        ck_assert_int_eq(tlsagent_close(conn), 0);
+        ck_assert_int_eq(is_readable(pair[1], 0), 0);
+        if (!keeps)
+            close(pair[0]);
+        ck_assert_int_eq((int)stream_read(&peer, buffer, sizeof(buffer), NULL), 0);
+        if (keeps)
+            close(pair[0]);
+        ck_assert_int_eq((int)recv(pair[1], buffer, 1, 0), 0);
+        stream_clear(&peer);
+        close(pair[1]);
+    }
+    tlsagent_free(agent);
+}
+END_TEST
+
 START_TEST(truncation_is_told_and_data_before_it_is_not_lost)
 {
     struct tlsagent *agent = open_greeted(&fake, 1);
@@ -1491,6 +1526,7 @@ main(void)
     tcase_add_test(cases, denied_says_who_and_why);
     tcase_add_test(cases, silent_agent_costs_a_second);
     tcase_add_test(cases, finished_connection_has_facts_and_carries_data);
+    tcase_add_test(cases, close_notify_goes_with_the_end);
     tcase_add_test(cases, truncation_is_told_and_data_before_it_is_not_lost);
     tcase_add_test(cases, handshake_may_begin_before_the_greeting);
     tcase_add_loop_test(cases, full_queue_is_waited_for_without_blocking, 0, 4);

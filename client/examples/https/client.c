@@ -302,6 +302,7 @@ client_read_head(struct client *client)
         return STEP_ON;
     }
     if (size == 0) {
+        client->ended = true;
         client_enter(client, PHASE_CLOSE, CLOSE_SECONDS);
         return STEP_ON;
     }
@@ -412,11 +413,12 @@ client_respond(struct client *client)
 }
 
 /* PHASE_CLOSE: our close_notify, the peer's, and then the connection goes. Waiting for the peer's
- * matters: closing a socket with unread bytes resets it, and the peer may lose our last answer. */
+ * matters: closing a socket with unread bytes resets it, and the peer may lose our last answer. If
+ * it has come already, tlsagent_close() sends ours together with the end of the connection. */
 static int
 client_close(struct client_set *set, struct client *client)
 {
-    int result = tlsagent_shutdown(client->conn);
+    int result = client->ended ? 0 : tlsagent_shutdown(client->conn);
 
     if (result == TLSAGENT_WANT_POLLIN || result == TLSAGENT_WANT_POLLOUT)
         return result;

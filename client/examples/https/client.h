@@ -34,6 +34,7 @@ struct client {
     bool polled;   /* fd is in the epoll set */
     bool readable; /* epoll said so, and nothing was read since */
     bool keep_alive;
+    bool ended; /* the peer has closed its direction */
     enum client_phase phase;
     enum client_body body;
     uint32_t events;    /* that epoll watches fd for */
