@@ -13,6 +13,7 @@
 #include <openssl/provider.h>
 
 #include "agent/hmac.h"
+#include "agent/keyshare.h"
 #include "agent/tls12prf.h"
 #include "protocol/hkdf.h"
 
@@ -22,6 +23,7 @@
 /* One per process: roles are single-threaded. */
 static struct {
     OSSL_PROVIDER *libcryptos, *ours; /* held as long as the process lives */
+    bool has_keyshare;
 } loaded;
 static void (*observer)(enum keyschedule_secret which, const uint8_t *secret, size_t size);
 
@@ -171,18 +173,53 @@ static const OSSL_ALGORITHM macs[] = {
     {NULL, NULL, NULL, NULL},
 };
 
+static const OSSL_ALGORITHM keys[] = {
+    {KEYSHARE_NAMES, PROPERTY, keyshare_keys, "X25519 of TLS"},
+    {NULL, NULL, NULL, NULL},
+};
+
+static const OSSL_ALGORITHM exchanges[] = {
+    {KEYSHARE_NAMES, PROPERTY, keyshare_exchange, "X25519 of TLS"},
+    {NULL, NULL, NULL, NULL},
+};
+
+static const OSSL_ALGORITHM kems[] = {
+    {KEYSHARE_NAMES, PROPERTY, keyshare_kem, "X25519 of TLS 1.3"},
+    {NULL, NULL, NULL, NULL},
+};
+
 static const OSSL_ALGORITHM *
 provider_query(void *data, int operation, int *no_cache)
 {
     (void)data;
     *no_cache = 0;
-    if (operation == OSSL_OP_KDF)
+    switch (operation) {
+    case OSSL_OP_KDF:
         return kdfs;
-    return operation == OSSL_OP_MAC ? macs : NULL;
+    case OSSL_OP_MAC:
+        return macs;
+    case OSSL_OP_KEYMGMT:
+        return loaded.has_keyshare ? keys : NULL;
+    case OSSL_OP_KEYEXCH:
+        return loaded.has_keyshare ? exchanges : NULL;
+    case OSSL_OP_KEM:
+        return loaded.has_keyshare ? kems : NULL;
+    default:
+        return NULL;
+    }
+}
+
+static int
+provider_capabilities(void *data, const char *capability, OSSL_CALLBACK *callback, void *argument)
+{
+    (void)data;
+    return !loaded.has_keyshare || OPENSSL_strcasecmp(capability, "TLS-GROUP") != 0 ||
+           callback(keyshare_group, argument);
 }
 
 static const OSSL_DISPATCH provider_functions[] = {
     FUNCTION(OSSL_FUNC_PROVIDER_QUERY_OPERATION, provider_query),
+    FUNCTION(OSSL_FUNC_PROVIDER_GET_CAPABILITIES, provider_capabilities),
     {0, NULL},
 };
 
@@ -219,7 +256,9 @@ keyschedule_load(struct error *error)
     if (loaded.ours != NULL)
         return 0;
     /* A provider loaded by name keeps libcrypto from loading its own by itself. */
-    if ((loaded.libcryptos = OSSL_PROVIDER_load(NULL, "default")) == NULL ||
+    loaded.libcryptos = OSSL_PROVIDER_load(NULL, "default");
+    loaded.has_keyshare = loaded.libcryptos != NULL && keyshare_prepare(loaded.libcryptos);
+    if (loaded.libcryptos == NULL ||
         OSSL_PROVIDER_add_builtin(NULL, PROVIDER_NAME, provider_init) != 1 ||
         (loaded.ours = OSSL_PROVIDER_load(NULL, PROVIDER_NAME)) == NULL ||
         EVP_set_default_properties(NULL, "?" PROPERTY) != 1 || !are_chosen()) {
