@@ -26,8 +26,8 @@ static struct {
     OSSL_FUNC_keymgmt_new_fn *key_new;
     OSSL_FUNC_keymgmt_free_fn *key_free;
     OSSL_FUNC_keymgmt_import_fn *key_import;
-    OSSL_FUNC_keyexch_newctx_fn *new;
-    OSSL_FUNC_keyexch_freectx_fn *free;
+    OSSL_FUNC_keyexch_newctx_fn *exchange_new;
+    OSSL_FUNC_keyexch_freectx_fn *exchange_free;
     OSSL_FUNC_keyexch_init_fn *init;
     OSSL_FUNC_keyexch_set_peer_fn *set_peer;
     OSSL_FUNC_keyexch_derive_fn *derive;
@@ -64,9 +64,9 @@ find_all(const OSSL_PROVIDER *provider)
     }
     for (; exchange != NULL && exchange->function_id != 0; exchange++) {
         if (exchange->function_id == OSSL_FUNC_KEYEXCH_NEWCTX)
-            curve.new = OSSL_FUNC_keyexch_newctx(exchange);
+            curve.exchange_new = OSSL_FUNC_keyexch_newctx(exchange);
         else if (exchange->function_id == OSSL_FUNC_KEYEXCH_FREECTX)
-            curve.free = OSSL_FUNC_keyexch_freectx(exchange);
+            curve.exchange_free = OSSL_FUNC_keyexch_freectx(exchange);
         else if (exchange->function_id == OSSL_FUNC_KEYEXCH_INIT)
             curve.init = OSSL_FUNC_keyexch_init(exchange);
         else if (exchange->function_id == OSSL_FUNC_KEYEXCH_SET_PEER)
@@ -76,8 +76,8 @@ find_all(const OSSL_PROVIDER *provider)
     }
     curve.provider = OSSL_PROVIDER_get0_provider_ctx(provider);
     return curve.key_new != NULL && curve.key_free != NULL && curve.key_import != NULL &&
-           curve.new != NULL &&curve.free != NULL &&curve.init != NULL &&curve.set_peer !=
-               NULL &&curve.derive != NULL;
+           curve.exchange_new != NULL && curve.exchange_free != NULL && curve.init != NULL &&
+           curve.set_peer != NULL && curve.derive != NULL;
 }
 
 /* Scalar times point. libcrypto's "key" is a pair of both here, and its own peer. Returns false if
@@ -92,7 +92,7 @@ multiply(const uint8_t scalar[SIZE], const uint8_t point[SIZE], uint8_t out[SIZE
         OSSL_PARAM_construct_octet_string(OSSL_PKEY_PARAM_PUB_KEY, (void *)(uintptr_t)point, SIZE),
         OSSL_PARAM_construct_end(),
     };
-    void *pair = curve.key_new(curve.provider), *exchange = curve.new(curve.provider);
+    void *pair = curve.key_new(curve.provider), *exchange = curve.exchange_new(curve.provider);
     size_t size = 0;
     bool done = pair != NULL && exchange != NULL &&
                 curve.key_import(pair, OSSL_KEYMGMT_SELECT_KEYPAIR, params) == 1 &&
@@ -100,7 +100,7 @@ multiply(const uint8_t scalar[SIZE], const uint8_t point[SIZE], uint8_t out[SIZE
                 curve.derive(exchange, out, &size, SIZE) == 1 && size == SIZE;
 
     if (exchange != NULL)
-        curve.free(exchange);
+        curve.exchange_free(exchange);
     if (pair != NULL)
         curve.key_free(pair);
     return done;
@@ -486,6 +486,7 @@ encapsulate(void *data, unsigned char *out, size_t *size, unsigned char *secret,
 {
     const struct operation *operation = data;
     uint8_t scalar[SIZE];
+    bool has_room = size != NULL && *size >= SIZE && secret_size != NULL && *secret_size >= SIZE;
     bool done;
 
     if (size != NULL)
@@ -494,6 +495,8 @@ encapsulate(void *data, unsigned char *out, size_t *size, unsigned char *secret,
         *secret_size = SIZE;
     if (out == NULL)
         return 1;
+    if (!has_room || secret == NULL)
+        return 0;
     done = share_has(operation->share, OSSL_KEYMGMT_SELECT_PUBLIC_KEY) &&
            RAND_priv_bytes(scalar, SIZE) == 1 && multiply_base(scalar, out) &&
            multiply(scalar, operation->share->point, secret);
@@ -507,11 +510,13 @@ decapsulate(void *data, unsigned char *secret, size_t *secret_size, const unsign
             size_t size)
 {
     const struct operation *operation = data;
+    bool has_room = *secret_size >= SIZE;
 
     *secret_size = SIZE;
     if (secret == NULL)
         return 1;
-    return size == SIZE && share_has(operation->share, OSSL_KEYMGMT_SELECT_PRIVATE_KEY) &&
+    return has_room && size == SIZE &&
+           share_has(operation->share, OSSL_KEYMGMT_SELECT_PRIVATE_KEY) &&
            multiply(operation->share->scalar, in, secret);
 }
 

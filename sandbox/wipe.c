@@ -2,7 +2,7 @@
  * wipe.c: see wipe.h.
  *
  * A freed block is cleared and kept for the next one of its size: a handshake makes and frees two
- * thousand blocks, always of the same sizes. What is beyond CACHE_BYTES goes back to the C library.
+ * hundred blocks, always of the same sizes. What is beyond CACHE_BYTES goes back to the C library.
  */
 #include "sandbox/wipe.h"
 

@@ -227,7 +227,9 @@ END_TEST
 START_TEST(misuse_is_refused)
 {
     uint8_t bytes[SIZE + 1] = {9}, secret[SIZE], out[SIZE], again[SIZE];
+    size_t enough = SIZE, less = SIZE - 1;
     EVP_PKEY *peer = new_peer(NULL, bytes, SIZE), *pair = new_pair(NULL);
+    EVP_PKEY_CTX *ctx, *pair_ctx;
 
     ck_assert_ptr_null(new_peer(NULL, bytes, SIZE - 1));
     ck_assert_ptr_null(new_peer(NULL, bytes, SIZE + 1));
@@ -236,12 +238,24 @@ START_TEST(misuse_is_refused)
     ck_assert(!derive(NULL, peer, bytes, secret));
     ck_assert(!decapsulate(peer, bytes, SIZE, secret));
     ck_assert(!decapsulate(pair, bytes, SIZE - 1, secret));
-    /* A pair whose public half is replaced is none any more. */
-    ck_assert_int_eq(EVP_PKEY_set1_encoded_public_key(pair, bytes, SIZE), 1);
-    ck_assert(!derive(NULL, pair, bytes, secret));
+    /* Too little room. */
+    ctx = EVP_PKEY_CTX_new_from_pkey(NULL, peer, NULL);
+    ck_assert_int_eq(EVP_PKEY_encapsulate_init(ctx, NULL), 1);
+    ck_assert_int_ne(EVP_PKEY_encapsulate(ctx, out, &less, secret, &enough), 1);
+    less = SIZE - 1;
+    ck_assert_int_ne(EVP_PKEY_encapsulate(ctx, out, &enough, secret, &less), 1);
+    EVP_PKEY_CTX_free(ctx);
+    less = SIZE - 1;
+    pair_ctx = EVP_PKEY_CTX_new_from_pkey(NULL, pair, NULL);
+    ck_assert_int_eq(EVP_PKEY_decapsulate_init(pair_ctx, NULL), 1);
+    ck_assert_int_ne(EVP_PKEY_decapsulate(pair_ctx, secret, &less, bytes, SIZE), 1);
+    EVP_PKEY_CTX_free(pair_ctx);
     /* A new one each time. */
     ck_assert(encapsulate(bytes, out, secret) && encapsulate(bytes, again, secret));
     ck_assert_mem_ne(out, again, SIZE);
+    /* A pair whose public half is replaced is none any more. */
+    ck_assert_int_eq(EVP_PKEY_set1_encoded_public_key(pair, bytes, SIZE), 1);
+    ck_assert(!derive(NULL, pair, bytes, secret));
     EVP_PKEY_free(peer);
     EVP_PKEY_free(pair);
     ERR_clear_error();
