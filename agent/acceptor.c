@@ -202,7 +202,7 @@ listener_ready(struct loop_watch *watch, uint32_t events)
             cell->contexts[listener->context].accepting--;
             return;
         }
-        handshake_run(handshake);
+        handshake_start(handshake);
     }
     acceptor_update(cell, listener->context);
 }

@@ -252,6 +252,19 @@ finish(struct handshake *handshake)
     handshake->done(handshake);
 }
 
+static void
+wait_for(struct handshake *handshake, uint32_t events)
+{
+    if (loop_watch_set(handshake->cell->loop, &handshake->watch, events) == -1)
+        fail(handshake, SERVICE_INTERNAL, -1, "the agent cannot watch the socket");
+}
+
+void
+handshake_start(struct handshake *handshake)
+{
+    wait_for(handshake, EPOLLIN);
+}
+
 void
 handshake_run(struct handshake *handshake)
 {
@@ -294,8 +307,7 @@ handshake_run(struct handshake *handshake)
         wanted |= EPOLLOUT;
     if (handshake->cell->in_flight > CROWD)
         (void)SSL_free_buffers(handshake->ssl); /* with bytes in them they stay */
-    if (loop_watch_set(handshake->cell->loop, &handshake->watch, wanted) == -1)
-        fail(handshake, SERVICE_INTERNAL, -1, "the agent cannot watch the socket");
+    wait_for(handshake, wanted);
 }
 
 static void

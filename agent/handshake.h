@@ -85,7 +85,12 @@ bool handshake_kernel_possible(const struct cell *cell, int fd);
 struct handshake *handshake_new(struct cell *cell, size_t context, int fd, uint8_t forms,
                                 uint32_t deadline_ms, void (*done)(struct handshake *handshake));
 
-/* Take the first steps: what the peer has already sent is handled at once. May end it. */
+/* Wait for the peer's first bytes. They are seldom there when a connection is accepted, and must be
+ * waited for a second time anyhow: to ask for them at once costs a system call, and libssl's
+ * buffers for peers who never send anything. May end it. */
+void handshake_start(struct handshake *handshake);
+
+/* Go on with what the peer has sent. May end it. */
 void handshake_run(struct handshake *handshake);
 
 /* Free, close the fd, wipe. Sends nothing. */

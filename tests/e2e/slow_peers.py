@@ -6,7 +6,7 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
-from e2e import BUILD, Process, Scene, ca, check, context, facts, free_port, main, root_only, tls_connect, wait_until  # noqa: E402
+from e2e import BUILD, SANITIZED, Process, Scene, Skip, ca, check, context, facts, free_port, main, root_only, tls_connect, wait_until  # noqa: E402
 
 DEADLINE = 2
 
@@ -64,6 +64,32 @@ def test_silent_clients_of_the_agent():
         agent = scene.agent(context("www", deadline=DEADLINE, listen=f'{{"127.0.0.1:{port}"}}'))
         scene.server(agent, listener=port)
         silent_clients(scene, agent, port)
+
+
+def cost_of_clients_that_send(first, count=150):
+    """In bytes of memory of the process that has them."""
+    with Scene() as scene:
+        port = free_port()
+        agent = scene.agent(context("www", listen=f'{{"127.0.0.1:{port}"}}'))
+        scene.server(agent, listener=port)
+        facts(port)
+        before = agent.rss()
+        waiting = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
+        for connection in waiting:
+            connection.sendall(first)
+        facts(port)  # accepted after all of them
+        cost = max(size - before[pid] for pid, size in agent.rss().items()) / count
+        for connection in waiting:
+            connection.close()
+        return cost
+
+
+def test_silent_clients_cost_no_buffers():
+    if SANITIZED:
+        raise Skip("it measures memory")
+    silent, begun = cost_of_clients_that_send(b""), cost_of_clients_that_send(b"\x16")
+    print(f"a client that sends nothing costs {silent:.0f} bytes, one that sends a byte {begun:.0f}")
+    check(silent < begun * 2 / 3, "libssl's buffers are there before there is anything to read")
 
 
 def test_byte_by_byte_client_in_time():
