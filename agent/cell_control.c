@@ -4,6 +4,7 @@
  */
 #include "agent/cell_control.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -61,29 +62,62 @@ hand_over(struct cell_process *process, size_t number)
     }
 }
 
-/* Hand over what there is room for; the rest when the process has read. One that does not read is
- * not ready in time. */
+static bool
+wait_for(struct cell_process *process, uint32_t events)
+{
+    return loop_watch_set(process->cell->cells->loop, &process->watch, events) == 0 ||
+           refuse(process, "cannot be watched");
+}
+
+static size_t
+to_hand_over(const struct cell_process *process)
+{
+    return process->role == CONTROL_KEEPER ? 2 : 3 + process->cell->cells->listener_count;
+}
+
+/* Hand over what there is room for; the rest when the process has read, or (if too many descriptors
+ * of our user are on their way, which is nobody's fault) when the watchdog comes round. One that
+ * does not read is not ready in time. */
 static bool
 hand_more(struct cell_process *process)
 {
-    size_t all = process->role == CONTROL_KEEPER ? 2 : 3 + process->cell->cells->listener_count;
-
-    for (; process->handed < all; process->handed++) {
+    for (; process->handed < to_hand_over(process); process->handed++) {
         switch (hand_over(process, process->handed)) {
         case CHANNEL_OK:
             break;
         case CHANNEL_AGAIN:
-            return loop_watch_set(process->cell->cells->loop, &process->watch,
-                                  EPOLLIN | EPOLLOUT) == 0 ||
-                   refuse(process, "cannot be watched");
+            return wait_for(process, EPOLLIN | EPOLLOUT);
         case CHANNEL_CLOSED:
             return true; /* reading from it will say the same, and why */
         default:
-            return refuse(process, "does not take what it starts with");
+            return errno == ETOOMANYREFS ? wait_for(process, EPOLLIN)
+                                         : refuse(process, "does not take what it starts with");
         }
     }
-    return loop_watch_set(process->cell->cells->loop, &process->watch, EPOLLIN) == 0 ||
-           refuse(process, "cannot be watched");
+    return wait_for(process, EPOLLIN);
+}
+
+static bool
+pass_tickets(struct cell_process *keeper)
+{
+    const struct cell *cell = keeper->cell;
+    enum channel_result sent = channel_send(keeper->watch.fd, CONTROL_TICKETS, NULL, 0,
+                                            &cell->cells->generations[cell->group].tickets_fd, 1);
+
+    keeper->misses_tickets = sent == CHANNEL_FAILED && errno == ETOOMANYREFS;
+    return sent == CHANNEL_OK || keeper->misses_tickets ||
+           refuse(keeper, "does not take its ticket keys");
+}
+
+void
+cell_control_hand_again(struct cell_process *process)
+{
+    if (process->watch.fd == -1 || !process->hello)
+        return;
+    if (process->handed < to_hand_over(process))
+        (void)hand_more(process);
+    else if (process->misses_tickets)
+        (void)pass_tickets(process);
 }
 
 /* ---- what a process says ---- */
@@ -276,24 +310,15 @@ cell_control_dismiss(struct cells *cells, uint32_t uid)
     }
 }
 
-static bool
-pass_tickets(struct cell_process *keeper)
-{
-    const struct cell *cell = keeper->cell;
-
-    return channel_send(keeper->watch.fd, CONTROL_TICKETS, NULL, 0,
-                        &cell->cells->generations[cell->group].tickets_fd, 1) == CHANNEL_OK ||
-           refuse(keeper, "does not take its ticket keys");
-}
-
 void
 cell_control_pass_tickets(struct cells *cells, unsigned group)
 {
     for (unsigned i = 0; i < cells->count; i++) {
         struct cell *cell = &cells->list[i];
 
-        /* One that has not said hello yet gets the new one anyway. */
-        if (cell->group == group && cell->keeper.watch.fd != -1 && cell->keeper.hello)
+        /* One that waits for the old one gets the new one anyway. */
+        if (cell->group == group && cell->keeper.watch.fd != -1 &&
+            cell->keeper.handed == to_hand_over(&cell->keeper))
             (void)pass_tickets(&cell->keeper);
     }
 }

@@ -16,6 +16,9 @@
 /* What a cell_process' watch calls. */
 void cell_control_ready(struct loop_watch *watch, uint32_t events);
 
+/* Go on with what the process should have got by now, if it has not got all of it. */
+void cell_control_hand_again(struct cell_process *process);
+
 /* Give the cell's handshaker a channel to a worker; the fd stays the caller's. */
 enum channel_result cell_control_pass_worker(struct cell *cell, const struct control_worker *worker,
                                              int channel);

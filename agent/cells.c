@@ -237,6 +237,7 @@ start_process(struct cell_process *process, int control, int child_control, int 
     process->hello = process->ready = false;
     process->layers = 0;
     process->handed = 0;
+    process->misses_tickets = false;
     process->ping = process->ponged = 0;
     process->unanswered_since = 0;
     memset(&process->pong, 0, sizeof(process->pong));

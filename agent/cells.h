@@ -48,6 +48,7 @@ struct cell_process {
     uint64_t started;          /* ms */
     uint32_t layers;           /* of its sandbox, in force: what it said in READY */
     size_t handed;             /* how much it has got of what it starts with */
+    bool misses_tickets;       /* a keeper: there was no way yet to give it the new ones */
     struct control_pong pong;  /* the last answer */
 };
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "agent/cell_control.h"
 #include "agent/hang_up.h"
 
 static void
@@ -31,6 +32,8 @@ void
 watchdog_ping(struct cells *cells)
 {
     for (unsigned i = 0; i < cells->count; i++) {
+        cell_control_hand_again(&cells->list[i].keeper);
+        cell_control_hand_again(&cells->list[i].handshaker);
         ping_process(&cells->list[i].keeper);
         ping_process(&cells->list[i].handshaker);
     }

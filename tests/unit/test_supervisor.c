@@ -328,6 +328,46 @@ START_TEST(each_fault_costs_its_own_cell_only)
 }
 END_TEST
 
+/* The kernel counts the descriptors on their way by user, and stops a plain one. */
+START_TEST(too_many_descriptors_on_their_way_cost_no_cell)
+{
+    static const struct rlimit few = {100, 100};
+    struct cell *cell;
+    uint8_t buffer[16];
+    int pair[2];
+
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &few), 0);
+    if (geteuid() == 0)
+        ck_assert(setresgid(61234, 61234, 61234) == 0 && setresuid(61234, 61234, 61234) == 0);
+    start_cells(1, LISTENERS);
+    cell = &cells.list[GOOD];
+    while (downs[GOOD] == 0 && (ups[GOOD] == 0 || cell->handshaker.handed < 3 + LISTENERS)) {
+        loop_round(loop);
+        watchdog_ping(&cells);
+    }
+    ck_assert_msg(downs[GOOD] == 0, "%s", last_why[GOOD]);
+    ck_assert_uint_eq(ups[GOOD], 1);
+
+    /* New ticket keys while nothing can be sent: the keeper gets them when it can. */
+    ck_assert_int_eq(channel_pair(pair), 0);
+    while (channel_send(pair[0], CONTROL_TICKETS, NULL, 0, &pair[0], 1) == CHANNEL_OK)
+        ;
+    ck_assert_int_eq(errno, ETOOMANYREFS);
+    cell_control_pass_tickets(&cells, 0);
+    ck_assert(cell->keeper.misses_tickets);
+    watchdog_ping(&cells);
+    ck_assert(cell->keeper.misses_tickets);
+    while (recv(pair[1], buffer, sizeof(buffer), MSG_DONTWAIT) != -1)
+        ;
+    watchdog_ping(&cells);
+    ck_assert(!cell->keeper.misses_tickets);
+    ck_assert_msg(downs[GOOD] == 0, "%s", last_why[GOOD]);
+    close(pair[0]);
+    close(pair[1]);
+    cells_stop(&cells);
+}
+END_TEST
+
 /* Deaths in a row: at once, then after 100 ms, 200 ms, ... */
 START_TEST(fast_deaths_are_replaced_more_and_more_slowly)
 {
@@ -831,6 +871,7 @@ main(int argc, char **argv)
     if (spawn_parse(argc, argv, &role, &args))
         play_role(role, &args);
     tcase_add_test(tcase, each_fault_costs_its_own_cell_only);
+    tcase_add_test(tcase, too_many_descriptors_on_their_way_cost_no_cell);
     tcase_add_test(tcase, fast_deaths_are_replaced_more_and_more_slowly);
     tcase_add_test(tcase, death_takes_the_partner_along);
     tcase_add_test(tcase, stalled_process_is_replaced);
