@@ -347,6 +347,8 @@ START_TEST(too_many_descriptors_on_their_way_cost_no_cell)
     }
     ck_assert_msg(downs[GOOD] == 0, "%s", last_why[GOOD]);
     ck_assert_uint_eq(ups[GOOD], 1);
+    watchdog_ping(&cells);
+    RUN_UNTIL(watchdog_answered(&cells)); /* they have read all */
 
     /* New ticket keys while nothing can be sent: the keeper gets them when it can. */
     ck_assert_int_eq(channel_pair(pair), 0);
